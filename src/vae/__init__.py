@@ -1,0 +1,74 @@
+"""Auto-encoding variational Bayes (Kingma & Welling 2013), right, fast and pleasant.
+
+    data = vae.load_data("digits", pixels="static")
+    model = vae.build("configs/digits_d2.yaml")
+    run = vae.fit(model, data, epochs=20, out="runs/x")
+    model = vae.load("runs/x")
+
+Names are imported when they are first used, so that `import vae` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "VAE": ("vae.models", "VAE"),
+    "build": ("vae.training.build", "build"),
+    "fit": ("vae.training", "fit"),
+    "load": ("vae.training", "load"),
+    "Run": ("vae.training", "Run"),
+    "load_data": ("vae.data", "load_data"),
+    "Data": ("vae.data", "Data"),
+    "mlp_encoder": ("vae.networks", "MLPEncoder"),
+    "mlp_decoder": ("vae.networks", "MLPDecoder"),
+    "conv_encoder": ("vae.networks", "ConvEncoder"),
+    "conv_decoder": ("vae.networks", "ConvDecoder"),
+    "DiagonalGaussian": ("vae.posteriors", "DiagonalGaussian"),
+    "StandardNormal": ("vae.priors", "StandardNormal"),
+    "Bernoulli": ("vae.likelihoods", "Bernoulli"),
+    "Gaussian": ("vae.likelihoods", "Gaussian"),
+    "GreyCrossEntropy": ("vae.likelihoods", "GreyCrossEntropy"),
+    "EstimatorA": ("vae.objectives", "EstimatorA"),
+    "EstimatorB": ("vae.objectives", "EstimatorB"),
+    "evaluate_bound": ("vae.evaluation", "evaluate_bound"),
+    "VaeError": ("vae.errors", "VaeError"),
+}
+
+__all__ = ["__version__", *sorted(_WHERE)]
+
+if TYPE_CHECKING:
+    from vae.data import Data as Data
+    from vae.data import load_data as load_data
+    from vae.errors import VaeError as VaeError
+    from vae.evaluation import evaluate_bound as evaluate_bound
+    from vae.likelihoods import Bernoulli as Bernoulli
+    from vae.likelihoods import Gaussian as Gaussian
+    from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy
+    from vae.models import VAE as VAE
+    from vae.networks import ConvDecoder as conv_decoder
+    from vae.networks import ConvEncoder as conv_encoder
+    from vae.networks import MLPDecoder as mlp_decoder
+    from vae.networks import MLPEncoder as mlp_encoder
+    from vae.objectives import EstimatorA as EstimatorA
+    from vae.objectives import EstimatorB as EstimatorB
+    from vae.posteriors import DiagonalGaussian as DiagonalGaussian
+    from vae.priors import StandardNormal as StandardNormal
+    from vae.training import Run as Run
+    from vae.training import fit as fit
+    from vae.training import load as load
+    from vae.training.build import build as build
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'vae' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,130 @@
+"""What the commands share: arguments, messages, exit statuses, and the opening of a run with its data."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from vae.errors import Interrupted, UsageError, VaeError
+
+if TYPE_CHECKING:
+    from vae.data import Data, Split
+    from vae.training.run import Opened
+
+
+class Main(Protocol):
+    """A command: arguments (those of the process by default) to an exit status."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence."""
+
+    def __init__(self, program: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"{program}.py",
+            description=description,
+            epilog=f"example: python scripts/{program}.py {example}",
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `command` turns into a sentence and exit status 2."""
+        raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Main:
+    """Run a command: errors that a user can mend become their sentence on stderr and an exit status."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                main(argv)
+            sys.stdout.flush()
+        except (VaeError, Interrupted) as error:
+            print(error, file=sys.stderr)
+            return error.status
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # the reader of stdout (head, less) has gone
+            sys.stderr.close()
+            return 141
+        except OSError as error:
+            print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An argument that is a seed."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def add_run(parser: Parser, several: bool = False) -> None:
+    """The arguments by which a command opens a run."""
+    parser.add_argument("run", nargs="+" if several else None, metavar="RUN", help="a run directory of train.py")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        help="which checkpoint (default: best where there is one, else last)",
+    )
+
+
+def add_split(parser: Parser) -> None:
+    """The arguments by which a command chooses data."""
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N data only")
+
+
+def write_npz(path: str, arrays: dict[str, Any]) -> None:
+    """Write arrays as one .npz file, whole or not at all."""
+    import io
+    from pathlib import Path
+
+    import numpy as np
+
+    from vae.training.checkpoint import write_atomically
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def open_with_data(path: str, checkpoint: str | None) -> tuple[Opened, Data]:
+    """A run and the data it was trained on; the model moves to the device of its settings."""
+    from vae.data import load_data
+    from vae.training.build import choose_device
+    from vae.training.run import open_run
+
+    opened = open_run(path, which=checkpoint)
+    opened.model.to(choose_device("cpu" if opened.settings.train.device == "cpu" else "auto"))
+    return opened, load_data(opened.settings.data)
+
+
+def chosen_split(data: Data, name: str, limit: int | None) -> Split:
+    """A split by name, or its first data."""
+    return data.evaluation_split(name).first(limit)

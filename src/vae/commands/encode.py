@@ -1,0 +1,32 @@
+"""encode.py: the codes of a split, as an .npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vae.commands.base import Parser, add_run, add_split, chosen_split, command, open_with_data, write_npz
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Encode a split."""
+    parser = Parser(
+        "encode",
+        "Write the codes of a split: z (N, J), y (N,) labels where there are any, index (N,) places in the file.",
+        "runs/digits_d2 --out codes.npz",
+    )
+    add_run(parser)
+    add_split(parser)
+    parser.add_argument("--out", required=True, metavar="FILE.npz")
+    parser.add_argument("--sample", action="store_true", help="one sample of each posterior instead of its mean")
+    args = parser.parse_args(argv)
+
+    from vae.evaluation import posterior_codes
+
+    opened, data = open_with_data(args.run, args.checkpoint)
+    split = chosen_split(data, args.split, args.limit)
+    z = posterior_codes(opened.model, split, name=args.split, sampled=args.sample).numpy()
+    arrays = {"z": z, "index": split.index.numpy(), **({} if split.y is None else {"y": split.y.numpy()})}
+    write_npz(args.out, arrays)
+    kind = "posterior samples" if args.sample else "posterior means"
+    print(f"{args.out}: {kind} of the {len(split)} data of {args.split}, z {z.shape}, checkpoint {opened.checkpoint}")

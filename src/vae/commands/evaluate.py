@@ -1,0 +1,115 @@
+"""evaluate.py: the ELBO of a run on a split, with standard errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vae.commands.base import (
+    Parser,
+    add_run,
+    add_split,
+    chosen_split,
+    command,
+    natural,
+    open_with_data,
+    positive,
+    write_npz,
+)
+
+if TYPE_CHECKING:
+    from vae.data import Split
+    from vae.training.run import Opened
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "evaluate",
+        "Print the evidence lower bound of a trained model and its two terms over a split: mean, standard error, n.",
+        "runs/digits_d2 --json",
+    )
+    add_run(parser)
+    add_split(parser)
+    parser.add_argument("--data", metavar="FILE", help="an .npz file with x_test, or x, instead of a split")
+    parser.add_argument("--seed", type=natural, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--num-samples", type=positive, default=1, metavar="L", help="samples of z a datum (default: 1)"
+    )
+    parser.add_argument("--batch-size", type=positive, default=1000, help="changes the speed, not the numbers")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
+    parser.add_argument("--save", metavar="FILE.npz", help="write the values of each datum")
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate a run."""
+    args = _parser().parse_args(argv)
+    opened, split, name = _open(args)
+    record, values = evaluate_split(opened, split, name, args.seed, args.num_samples, args.batch_size)
+    if args.save:
+        write_npz(args.save, values)
+    print(json.dumps(record) if args.json else table(record))
+
+
+def _open(args: Any) -> tuple[Opened, Split, str]:
+    if args.data is None:
+        opened, data = open_with_data(args.run, args.checkpoint)
+        return opened, chosen_split(data, args.split, args.limit), args.split
+    from vae.data import read_user_split
+    from vae.training.run import open_run
+
+    opened = open_run(args.run, which=args.checkpoint)
+    split = read_user_split(args.data, opened.model.data_shape, opened.settings.data)
+    return opened, split.first(args.limit), args.data
+
+
+def evaluate_split(
+    opened: Opened, split: Split, name: str, seed: int = 0, num_samples: int = 1, batch_size: int = 1000
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record that is printed and kept in evaluation.json, and the values of each datum."""
+    from vae.evaluation import evaluate_bound, summary
+    from vae.training.build import check_support
+    from vae.training.checkpoint import write_atomically
+    from vae.training.run import warn_of_collapse
+
+    model = opened.model
+    check_support(split, name, model)
+    result = evaluate_bound(model, split, name=name, seed=seed, num_samples=num_samples, batch_size=batch_size)
+    warn_of_collapse(result.active_units)
+    columns = {key: getattr(result, key) for key in ("elbo", "log_p_x_given_z", "kl")}
+    record: dict[str, Any] = {
+        **{key: summary(column) for key, column in columns.items()},
+        "density": model.is_density,
+        "estimator": "sgvb_b",
+        "num_samples": num_samples,
+        "split": name,
+        "seed": seed,
+        "run": str(opened.path),
+        "checkpoint": opened.checkpoint,
+        "step": opened.step,
+        "active_units": result.active_units,
+        "kl_per_dimension": result.kl_per_dimension.tolist(),
+    }
+    write_atomically(opened.path / "evaluation.json", (json.dumps(record, indent=2) + "\n").encode())
+    return record, {**{key: column.numpy() for key, column in columns.items()}, "index": split.index.numpy()}
+
+
+def table(record: dict[str, Any]) -> str:
+    """A record in words."""
+    names = {"elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL"}
+    n = record["elbo"]["n"]
+    lines = [
+        f"{record['run']}, checkpoint {record['checkpoint']} (step {record['step']}), {record['split']}, n = {n}",
+        f"{'':12}{'mean':>12}{'std. error':>12}   nats a datum",
+    ]
+    for key, word in names.items():
+        stderr = record[key]["stderr"]
+        lines.append(
+            f"{word:12}{record[key]['mean']:12.4f}" + (f"{stderr:12.4f}" if stderr is not None else f"{'-':>12}")
+        )
+    lines.append(f"active units: {record['active_units']} of {len(record['kl_per_dimension'])}")
+    if not record["density"]:
+        lines.append("grey cross-entropy is no density of x: compare these values with one another only")
+    return "\n".join(lines)

@@ -1,0 +1,279 @@
+"""The plot_*.py commands: figures from run directories, as PNG and PDF."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae.commands.base import (
+    Parser,
+    add_run,
+    add_split,
+    chosen_split,
+    command,
+    natural,
+    open_with_data,
+    positive,
+)
+from vae.errors import UsageError
+
+if TYPE_CHECKING:
+    from vae.data import Data, Split
+    from vae.training.run import Opened
+
+PERPLEXITY = 50
+
+
+def draw_suitable(opened: Opened, data: Data) -> list[Path]:
+    """Draw all that suits a run, into its directory."""
+    split = data.evaluation_split("test")
+    files = draw_curves([opened.path], None) + draw_reconstructions([opened], split, 10, None)
+    files += draw_samples(opened, 100, 0, None)
+    if opened.model.latent_dim == 2:
+        files += draw_manifold(opened, 20, 4.0, None)
+    return files + draw_codes(opened, data, split.first(2000) if opened.model.latent_dim > 2 else split, "test", None)
+
+
+def _save(figure: Any, opened_path: Path, name: str, out: str | None) -> list[Path]:
+    from vae.figures import save
+
+    return save(figure, Path(out or opened_path / "figures") / name)
+
+
+def _note(density: bool) -> str:
+    return "" if density else " (grey cross-entropy, no density)"
+
+
+# ------------------------------------------------------------------------------------- each figure
+
+
+def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
+    """Training and test curves of one or several runs."""
+    from vae.figures import curves
+    from vae.training.run import history, open_config
+
+    histories = {name: history(run) for name, run in zip(_names(runs), runs, strict=True)}
+    for run, lines in zip(runs, histories.values(), strict=True):
+        if not lines:
+            raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
+    likelihoods = {_likelihood(open_config(run)) for run in runs}
+    return _save(curves(histories, _note("grey_cross_entropy" not in likelihoods)), runs[0], "curves", out)
+
+
+def _likelihood(raw: dict[str, Any]) -> str:
+    likelihood = raw["model"]["likelihood"]
+    return likelihood["name"] if isinstance(likelihood, dict) else likelihood
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Short names of run directories, the whole path where two share their last part."""
+    short = [Path(run).resolve().name for run in runs]
+    return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
+
+
+def draw_reconstructions(runs: Sequence[Opened], split: Split, count: int, out: str | None) -> list[Path]:
+    """Originals over the reconstructions of each run."""
+    from vae.figures import reconstructions
+
+    shown = split.first(count)
+    by_run = {}
+    for name, opened in zip(_names([opened.path for opened in runs]), runs, strict=True):
+        by_run[f"{name}\n(d = {opened.model.latent_dim})"] = _array(opened.model.reconstruct(shown.images()))
+    title = f"{len(shown)} data, and the decoder's means at their posterior means"
+    return _save(reconstructions(_array(shown.images()), by_run, title), runs[0].path, "reconstructions", out)
+
+
+def _array(images: Any) -> Any:
+    return images.detach().cpu().double().numpy()
+
+
+def draw_samples(opened: Opened, count: int, seed: int, out: str | None) -> list[Path]:
+    """Means of the decoder at draws from the prior."""
+    from vae.figures import samples
+
+    title = f"{opened.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"
+    return _save(samples(_array(opened.model.sample(count, seed=seed)), title), opened.path, "samples", out)
+
+
+def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> list[Path]:
+    """The decoder's means over the latent plane: equally spaced z, and quantiles of the prior on the unit square."""
+    import numpy as np
+    import torch
+    from scipy.stats import norm
+
+    from vae.figures import manifold
+
+    if opened.model.latent_dim != 2:
+        raise UsageError(
+            f"{opened.path}: a manifold is drawn over 2 latents, and this model has {opened.model.latent_dim}; "
+            "plot_samples.py and plot_tsne.py suit it"
+        )
+    name = opened.path.name
+    grids = {
+        "manifold": (np.linspace(-limit, limit, count), f"{name}: decoder means, z equally spaced"),
+        "manifold_quantiles": (
+            norm.ppf((np.arange(count) + 0.5) / count),
+            f"{name}: decoder means, z at the quantiles of the prior",
+        ),
+    }
+    files = []
+    for stem, (grid, title) in grids.items():
+        z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)  # row by row from the top, where z_2 is largest
+        images = _array(opened.model.decode(torch.from_numpy(z)))
+        if images.ndim == 2:
+            raise UsageError(f"{opened.path}: a manifold is drawn of images, and these data are vectors")
+        files += _save(manifold(images, grid, title), opened.path, stem, out)
+    return files
+
+
+def draw_codes(
+    opened: Opened,
+    data: Data,
+    split: Split,
+    split_name: str,
+    out: str | None,
+    *,
+    sampled: bool = False,
+    perplexity: float = PERPLEXITY,
+    seed: int = 0,
+) -> list[Path]:
+    """The codes of a split by class: in the latent plane for two latents, through t-SNE for more."""
+    from vae.evaluation import posterior_codes
+    from vae.figures import codes, tsne
+
+    model = opened.model
+    z = posterior_codes(model, split, name=split_name, sampled=sampled).double().numpy()
+    kind = "posterior samples" if sampled else "posterior means"
+    title = f"{opened.path.name}: {kind} of {len(split)} {split_name} data"
+    stem, axes = "codes", ("$z_1$", "$z_2$")
+    if model.latent_dim > 2:
+        if len(z) < 4:
+            raise UsageError(f"t-SNE needs at least 4 data, and there are {len(z)}")
+        fitting = min(perplexity, (len(z) - 1) / 3)
+        if fitting < perplexity:
+            print(
+                f"perplexity lowered from {perplexity:g} to {fitting:g}: there are {len(z)} data",
+                file=sys.stderr,
+            )
+        if len(z) > 3000:
+            print(f"t-SNE of {len(z)} codes takes a minute or so (--limit N takes fewer)", file=sys.stderr)
+        z, stem, axes = tsne(z, fitting, seed), "tsne", ("t-SNE 1", "t-SNE 2")
+        title += f", {model.latent_dim} latents through t-SNE (perplexity {fitting:g})"
+    labels = None if split.y is None else split.y.numpy()
+    return _save(codes(z, labels, data.classes, axes, title), opened.path, stem, out)
+
+
+# ------------------------------------------------------------------------------------- command lines
+
+
+def _parser(program: str, description: str, example: str, several: bool = False) -> Parser:
+    parser = Parser(program, description, example)
+    add_run(parser, several)
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: figures/ of the first run)")
+    return parser
+
+
+def _report(files: Sequence[Path]) -> None:
+    for file in files:
+        print(file)
+
+
+@command
+def main_curves(argv: Sequence[str] | None = None) -> None:
+    """plot_curves.py."""
+    parser = _parser("plot_curves", "Draw training and test curves of runs.", "runs/a runs/b", several=True)
+    args = parser.parse_args(argv)
+    _report(draw_curves([Path(run) for run in args.run], args.out))
+
+
+@command
+def main_reconstructions(argv: Sequence[str] | None = None) -> None:
+    """plot_reconstructions.py."""
+    parser = _parser(
+        "plot_reconstructions",
+        "Draw originals over their reconstructions by runs.",
+        "runs/a runs/b",
+        several=True,
+    )
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
+    parser.add_argument("--count", type=positive, default=10, help="how many data (default: 10)")
+    args = parser.parse_args(argv)
+    opened = [open_with_data(run, args.checkpoint) for run in args.run]
+    splits = [chosen_split(data, args.split, args.count) for _, data in opened]
+    for run, split in zip(args.run[1:], splits[1:], strict=True):
+        if split.x.shape != splits[0].x.shape or not split.x.equal(splits[0].x):
+            raise UsageError(f"{run}: was trained on other data than {args.run[0]}; draw them apart")
+    _report(draw_reconstructions([run for run, _ in opened], splits[0], args.count, args.out))
+
+
+@command
+def main_samples(argv: Sequence[str] | None = None) -> None:
+    """plot_samples.py."""
+    parser = _parser("plot_samples", "Draw the decoder's means at draws of z from the prior.", "runs/digits_d2")
+    parser.add_argument("--count", type=positive, default=100, help="how many (default: 100)")
+    parser.add_argument("--seed", type=natural, default=0, help="default: 0")
+    args = parser.parse_args(argv)
+    _report(draw_samples(_open(args), args.count, args.seed, args.out))
+
+
+@command
+def main_manifold(argv: Sequence[str] | None = None) -> None:
+    """plot_manifold.py."""
+    parser = _parser(
+        "plot_manifold",
+        "Draw the decoder's means over the plane of two latents, on equally spaced z and on quantiles of the prior.",
+        "runs/digits_d2 --range 3",
+    )
+    parser.add_argument("--count", type=positive, default=20, help="images along a side (default: 20)")
+    parser.add_argument("--range", type=_limit, default=4.0, metavar="R", help="z from -R to R (default: 4)")
+    args = parser.parse_args(argv)
+    _report(draw_manifold(_open(args), args.count, args.range, args.out))
+
+
+@command
+def main_tsne(argv: Sequence[str] | None = None) -> None:
+    """plot_tsne.py."""
+    parser = _parser(
+        "plot_tsne",
+        "Draw the codes of a split by class: in the plane of two latents, through t-SNE where there are more.",
+        "runs/digits_d2",
+    )
+    add_split(parser)
+    parser.add_argument("--sample", action="store_true", help="one sample of each posterior instead of its mean")
+    parser.add_argument("--perplexity", type=_limit, default=PERPLEXITY, help=f"default: {PERPLEXITY}")
+    parser.add_argument("--seed", type=natural, default=0, help="of t-SNE (default: 0)")
+    args = parser.parse_args(argv)
+    opened, data = open_with_data(args.run, args.checkpoint)
+    split = chosen_split(data, args.split, args.limit)
+    _report(
+        draw_codes(
+            opened,
+            data,
+            split,
+            args.split,
+            args.out,
+            sampled=args.sample,
+            perplexity=args.perplexity,
+            seed=args.seed,
+        )
+    )
+
+
+def _limit(text: str) -> float:
+    import argparse
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
+    return value
+
+
+def _open(args: Any) -> Opened:
+    from vae.training.run import open_run
+
+    return open_run(args.run, which=args.checkpoint)

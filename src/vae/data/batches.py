@@ -1,0 +1,78 @@
+"""The order of the data: a pure function of seed and epoch. Minibatches come from a resident tensor or a DataLoader."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae.data.pixels import draw, expand
+from vae.data.sets import Split
+from vae.errors import UsageError
+from vae.randomness import Streams, permutation
+
+
+class Resident:
+    """A split as one tensor on the device, gathered by a new permutation of all N each epoch.
+
+    Nothing is done image by image, and minibatch b of epoch e is known without those before it, so a run resumes in
+    the middle of an epoch.
+    """
+
+    exact_within_epochs = True
+
+    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.x = split.x.to(device)
+        self.scale, self.dynamic = split.scale, split.dynamic
+        self.batch_size, self.seed, self.dtype = batch_size, seed, dtype
+        self.num_data = len(split)
+        self.num_batches = -(-self.num_data // batch_size)
+
+    def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
+        """The minibatches of an epoch from number `start` on, as images (M, *shape); the last may be smaller."""
+        order = permutation(self.seed, epoch, self.num_data).to(self.x.device)
+        for rows in order.split(self.batch_size)[start:]:
+            images = expand(self.x.index_select(0, rows), self.scale, self.dtype)
+            yield draw(images, streams.pixels) if self.dynamic else images
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: the order is a function of seed and epoch."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Nothing to restore."""
+
+
+class Loader:
+    """Any `torch.utils.data.DataLoader` of images on [0, 1], or of (images, ...) tuples.
+
+    Its order is its own affair: a run resumes from the ends of epochs, bit for bit if the loader has a generator.
+    """
+
+    exact_within_epochs = False
+
+    def __init__(self, loader: Any, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+        self.loader, self.shape, self.device, self.dtype = loader, shape, device, dtype
+        self.dynamic = False
+        try:
+            self.num_batches, self.num_data = len(loader), len(loader.dataset)
+        except (TypeError, AttributeError):
+            raise UsageError("the DataLoader must know its length, and that of its data set") from None
+
+    def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
+        """The minibatches of an epoch, as images (M, *shape)."""
+        for batch in self.loader:
+            images = batch[0] if isinstance(batch, list | tuple) else batch
+            if not isinstance(images, Tensor) or not images.is_floating_point():
+                raise UsageError("the DataLoader must give tensors of floats on [0, 1], alone or first in a tuple")
+            yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
+
+    def state(self) -> dict[str, Tensor]:
+        """The state of the loader's generator, if it has one of its own."""
+        generator = self.loader.generator
+        return {} if generator is None else {"loader": generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Give the loader's generator its saved state."""
+        if "loader" in state and self.loader.generator is not None:
+            self.loader.generator.set_state(state["loader"])

@@ -1,0 +1,186 @@
+"""Readers of data files. Each checks what it reads; a DataError says what is wrong, where, and how to mend it."""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae.errors import DataError
+
+Array = NDArray[Any]
+
+# torchvision checks what it downloads, and reads the unpacked files without a look; so their sums stand here.
+RAW_SHA256 = {
+    "MNIST": {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+}
+FREY_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the array (1965, 28, 20) uint8
+
+
+def torchvision_datasets() -> ModuleType:
+    """torchvision's data sets; imported here alone, and only when one is asked for."""
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"torchvision cannot be imported ({reason}); install the torchvision build that matches torch, or use one "
+            "of the data sets that do without it: digits, frey_face, npz, folder"
+        ) from None
+    return datasets
+
+
+def read_torchvision(name: str, root: Path) -> list[tuple[Array, Array]]:
+    """[(images, labels) of the training split, of the test split] of MNIST, FashionMNIST, CIFAR10 or SVHN.
+
+    What is missing is downloaded into a folder of its own, checked, and only then moved to its place, so that a
+    download that breaks off leaves nothing that looks whole.
+    """
+    dataset = getattr(torchvision_datasets(), name)
+    if not _present(name, root):
+        _download(dataset, name, root)
+    _check_raw(name, root)
+    try:
+        splits = [_open(dataset, root, train) for train in (True, False)]
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        raise DataError(f"{root}: the files of {name} cannot be read ({error}); {_mend(name, root)}") from None
+    return [(np.asarray(s.data), np.asarray(s.labels if name == "SVHN" else s.targets)) for s in splits]
+
+
+# Where torchvision looks below the root, and what of it belongs to a data set.
+_PLACES = {
+    "MNIST": ("MNIST",),
+    "FashionMNIST": ("FashionMNIST",),
+    "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
+}
+
+
+def _present(name: str, root: Path) -> bool:
+    if name in RAW_SHA256:
+        return all((root / name / "raw" / file).exists() for file in RAW_SHA256[name])
+    if name == "SVHN":
+        return all((root / file).exists() for file in _PLACES[name])
+    return (root / _PLACES[name][0]).is_dir()
+
+
+def _open(dataset: Any, root: Path, train: bool, download: bool = False) -> Any:
+    if dataset.__name__ == "SVHN":
+        return dataset(root, split="train" if train else "test", download=download)
+    return dataset(root, train=train, download=download)
+
+
+def _download(dataset: Any, name: str, root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+            for train in (True, False):
+                _open(dataset, Path(scratch), train, download=True)
+            _check_raw(name, Path(scratch))
+            for file in [p for p in Path(scratch).rglob("*") if p.is_file()]:
+                target = root / file.relative_to(scratch)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{root}: {name} is not there and could not be downloaded ({reason}); put its files there, or point "
+            "data.root or VAE_DATA at the folder that has them, or use data.name=digits, which needs no file"
+        ) from None
+
+
+def _check_raw(name: str, root: Path) -> None:
+    for file, sha256 in RAW_SHA256.get(name, {}).items():
+        path = root / name / "raw" / file
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise DataError(f"{path}: the file is truncated or altered (its SHA-256 is wrong); {_mend(name, root)}")
+
+
+def _mend(name: str, root: Path) -> str:
+    return f"delete {' and '.join(str(root / place) for place in _PLACES[name])} to have it fetched again"
+
+
+def read_frey(root: Path) -> Array:
+    """The Frey faces, (1965, 28, 20) uint8 in the order of the video, from Roweis's MATLAB file."""
+    from scipy.io import loadmat
+
+    path = root / "FreyFace" / "frey_rawface.mat"
+    source = "the file is frey_rawface.mat of Sam Roweis's page (cs.nyu.edu/~roweis/data.html)"
+    if not path.exists():
+        raise DataError(f"{path}: no such file; {source}; put it there, or point data.root or VAE_DATA elsewhere")
+    try:
+        faces = loadmat(path)["ff"].T.reshape(-1, 28, 20)  # ff is (560, 1965): one column a frame
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as a MATLAB file with an array ff ({error}); {source}") from None
+    if hashlib.sha256(np.ascontiguousarray(faces).tobytes()).hexdigest() != FREY_SHA256:
+        raise DataError(f"{path}: the array is not that of the Frey faces (its SHA-256 is wrong); {source}")
+    return np.ascontiguousarray(faces)
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file; never runs code (no pickled objects)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: this is one array; save it with numpy.savez(path, x=array)")
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; data.path names the .npz file") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez"
+        ) from None
+
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None, list[str]]:
+    """The images below a folder as (N, C, H, W) bytes, their classes (the names of the sub-folders), and those names.
+
+    In the order of their paths. C is 1 if all are grey, else 3. `size` is (height, width), to which each is resized.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; data.path names the folder of images")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(f"{path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                image.load()
+                pixels = image.convert("L" if image.mode in ("1", "L", "I;16", "LA") else "RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read as an image ({error}); replace or remove it") from None
+        images.append(pixels if size is None else pixels.resize(size[::-1], Image.Resampling.BOX))
+    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+    arrays = [np.asarray(image.convert(mode)) for image in images]
+    shapes = {array.shape[:2] for array in arrays}
+    if len(shapes) > 1:
+        odd = next(f for f, a in zip(files, arrays, strict=True) if a.shape[:2] != arrays[0].shape[:2])
+        raise DataError(f"{odd}: its size differs from that of {files[0]}; give data.size, for example [64, 64]")
+    stacked = np.stack(arrays)
+    x = stacked[:, None] if mode == "L" else stacked.transpose(0, 3, 1, 2)
+    classes = sorted({file.relative_to(path).parts[0] for file in files if file.parent != path})
+    if not classes or any(file.parent == path for file in files):
+        return x, None, []
+    return x, np.array([classes.index(file.relative_to(path).parts[0]) for file in files]), classes

@@ -1,0 +1,48 @@
+"""What a pixel means: a grey level, or a binary value drawn from it by threshold, once, or anew each time."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vae.randomness import datum_noise
+
+
+def _threshold(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
+    return images > 0.5
+
+
+def _static(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
+    """x ~ Bernoulli(intensity), drawn once: a datum's draw depends on (seed, its split's name, its index) alone."""
+    return datum_noise("uniform", seed, f"pixels/{name}", index, images.shape[1:]) < images.double()
+
+
+# How to binarize grey levels once, as a function (images on [0, 1], index, seed, name of the split). `grey` keeps
+# the levels; `dynamic` draws training pixels anew at each step (`draw`) and evaluates on one static draw.
+PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
+    "grey": None,
+    "threshold": _threshold,
+    "static": _static,
+    "dynamic": _static,
+}
+
+
+def binarize(rule: str, x: Tensor, scale: float, index: Tensor, seed: int, name: str, chunk: int = 4096) -> Tensor:
+    """Binary pixels as uint8, in chunks so that memory stays that of the bytes."""
+    binarizer = PIXELS[rule]
+    assert binarizer is not None, "grey pixels stay as they are"
+    parts = [
+        binarizer(expand(rows, scale, torch.float32), places, seed, name).to(torch.uint8)
+        for rows, places in zip(x.split(chunk), index.split(chunk), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def expand(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Stored pixels (bytes, or numbers already) as images of the dtype; bytes are divided by the largest level."""
+    return x.to(dtype) / scale if scale != 1 else x.to(dtype)
+
+
+def draw(images: Tensor, generator: torch.Generator) -> Tensor:
+    """x ~ Bernoulli(intensity), anew at each call (dynamic binarization)."""
+    return (torch.rand(images.shape, generator=generator, device=images.device) < images).to(images.dtype)

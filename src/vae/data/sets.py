@@ -1,0 +1,362 @@
+"""The table of data sets, and how one becomes training, validation and test splits."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.config import Count, Index, OneOf, OptionsOf
+from vae.data import files
+from vae.data.pixels import PIXELS, binarize, expand
+from vae.errors import DataError, UsageError
+from vae.randomness import derive
+
+# ------------------------------------------------------------------------------------- what a reader gives
+
+
+class Raw(NamedTuple):
+    """A data set as read: its training and test splits, in the order of the file, and the rule that made them."""
+
+    x_train: Any  # (N, *shape) uint8 or float
+    x_test: Any
+    y_train: Any | None
+    y_test: Any | None
+    rule: str
+    levels: int = 255  # the largest grey level of bytes
+    classes: tuple[str, ...] = ()
+
+
+def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int) -> tuple[Any, Any, Any, Any]:
+    """x_train, x_test, y_train, y_test by a seeded permutation; the last `test_size` of it are for testing."""
+    if not 0 < test_size < len(x):
+        raise DataError(f"data.test_size: {test_size} of {len(x)} data leave nothing to train on")
+    order = np.random.default_rng(derive(seed, "split")).permutation(len(x))
+    train, test = order[:-test_size], order[-test_size:]
+    return x[train], x[test], None if y is None else y[train], None if y is None else y[test]
+
+
+def _torchvision(name: str, classes: tuple[str, ...] = ()) -> Callable[..., Raw]:
+    def load(root: Path, seed: int) -> Raw:
+        (x_train, y_train), (x_test, y_test) = files.read_torchvision(name, root)
+        if name == "CIFAR10":  # (N, H, W, C); SVHN is (N, C, H, W) already
+            x_train, x_test = x_train.transpose(0, 3, 1, 2), x_test.transpose(0, 3, 1, 2)
+        elif name != "SVHN":
+            x_train, x_test = x_train[:, None], x_test[:, None]
+        rule = f"the published split, {len(x_train)} to train and {len(x_test)} to test"
+        return Raw(x_train, x_test, y_train, y_test, rule, classes=classes)
+
+    load.__doc__ = f"{name} through torchvision: downloaded if missing, checked."
+    return load
+
+
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _frey_face(
+    root: Path,
+    seed: int,
+    *,
+    split: Literal["random", "block"] = "random",
+    test_size: Count = 465,
+    gap: Index = 30,
+) -> Raw:
+    """1965 frames of a face in a video, 28 x 20, no labels.
+
+    Frames that follow one another are nearly equal. `random` is as published (Kingma & Welling 2013 trained on a random
+    split): test frames have neighbours in training. `block` tests on the last frames and leaves out the `gap` frames
+    before them, so that no test frame has a near neighbour in training.
+    """
+    faces = files.read_frey(root)[:, None]
+    if split == "random":
+        x_train, x_test, _, _ = _seeded_split(faces, None, test_size, seed)
+        return Raw(x_train, x_test, None, None, f"{test_size} frames drawn at random (seed {seed}) to test")
+    first = len(faces) - test_size
+    if first - gap < 1:
+        raise DataError(f"data.test_size: {test_size} and data.gap {gap} leave no frame to train on, of {len(faces)}")
+    rule = f"the last {test_size} frames to test, the {gap} before them left out"
+    return Raw(faces[: first - gap], faces[first:], None, None, rule)
+
+
+def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
+    """scikit-learn's 1797 handwritten digits, 8 x 8, 17 grey levels; embedded, so it needs no file."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = digits.images.astype(np.uint8)[:, None]
+    splits = _seeded_split(x, digits.target, test_size, seed)
+    return Raw(*splits, f"{test_size} drawn at random (seed {seed}) to test", levels=16)
+
+
+def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
+    """Your own arrays: x_train and x_test, or x alone (a seeded tenth to test); labels y_train, y_test, y."""
+    return _from_arrays(files.read_npz(Path(path)), path, seed, test_size)
+
+
+def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | None) -> Raw:
+    """Splits from the arrays of an .npz file, checked."""
+    if "x_train" in arrays and "x_test" in arrays:
+        pairs = [(arrays[f"x_{s}"], arrays.get(f"y_{s}")) for s in ("train", "test")]
+        checked = [_checked(x, y, f"{path}: x_{s}") for (x, y), s in zip(pairs, ("train", "test"), strict=True)]
+        (x_train, y_train), (x_test, y_test) = checked
+        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+            raise DataError(
+                f"{path}: x_train is {x_train.dtype} {x_train.shape} and x_test is {x_test.dtype} {x_test.shape}; "
+                "a datum must have the same shape and type in both"
+            )
+        return Raw(x_train, x_test, y_train, y_test, "the file's own x_train and x_test")
+    if "x" in arrays:
+        x, y = _checked(arrays["x"], arrays.get("y"), f"{path}: x")
+        size = test_size or max(1, len(x) // 10)
+        return Raw(*_seeded_split(x, y, size, seed), f"{size} drawn at random (seed {seed}) to test")
+    raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
+
+
+def _checked(x: Any, y: Any | None, place: str) -> tuple[Any, Any | None]:
+    """An array of data as (N, D) or (N, C, H, W), bytes or float32, and its labels."""
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise DataError(f"{place}: has shape {x.shape}; data are (N, D), (N, H, W) or (N, C, H, W), none of them 0")
+    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        raise DataError(
+            f"{place}: has shape {x.shape}, channels last; save it as (N, C, H, W): x.transpose(0, 3, 1, 2)"
+        )
+    if x.dtype == np.uint8:
+        if x.max() == 1:
+            raise DataError(
+                f"{place}: bytes are divided by 255, and these are 0 and 1 only; save binary data as bool or float32"
+            )
+    elif x.dtype == bool or np.issubdtype(x.dtype, np.floating):
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
+            raise DataError(f"{place}: datum {bad} has a value that is not finite (NaN or infinite in float32)")
+    else:
+        raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats")
+    if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
+        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number a datum")
+    return (x[:, None] if x.ndim == 3 else x), y
+
+
+def _loader(root: Path, seed: int) -> Raw:
+    """Your own DataLoader; from Python only: vae.fit(model, loader)."""
+    raise UsageError(
+        "this run was trained from a DataLoader of the user's own, which it cannot build again; give the data: "
+        "--data FILE.npz (holding x_test, or x), or the loader itself, from Python"
+    )
+
+
+def _folder(
+    root: Path,
+    seed: int,
+    *,
+    path: str,
+    size: tuple[Count, Count] | Count | None = None,
+    test_size: Count | None = None,
+) -> Raw:
+    """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
+    sides = (size, size) if isinstance(size, int) else size
+    x, y, classes = files.read_folder(Path(path), sides)
+    test = test_size or max(1, len(x) // 10)
+    rule = f"{test} drawn at random (seed {seed}) to test"
+    return Raw(*_seeded_split(x, y, test, seed), rule, classes=tuple(classes))
+
+
+# A row reads a data set: (root, seed, *, its options) -> Raw. The shapes that are known before reading stand below.
+DATASETS: dict[str, Callable[..., Raw]] = {
+    "mnist": _torchvision("MNIST"),
+    "fashion_mnist": _torchvision("FashionMNIST", _CLOTHES),
+    "cifar10": _torchvision("CIFAR10", _CIFAR),
+    "svhn": _torchvision("SVHN"),
+    "frey_face": _frey_face,
+    "digits": _digits,
+    "npz": _npz,
+    "folder": _folder,
+    "loader": _loader,
+}
+IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "svhn": (3, 32, 32),
+    "frey_face": (1, 28, 20),
+    "digits": (1, 8, 8),
+}
+
+# ------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which data, how a pixel is read, and which of them to train on.
+
+    `train_from: end` trains on the last `train_size` of the file's training split instead of the first; validation data
+    are the rest's nearest. `seed` makes random splits and static pixels; it is not train.seed, so that runs of several
+    seeds see the same data.
+    """
+
+    name: Annotated[str, OneOf(DATASETS)]
+    root: str | None = None
+    pixels: Annotated[str, OneOf(PIXELS)] = "grey"
+    train_size: Count | None = None
+    validation_size: Index = 0
+    train_from: Literal["start", "end"] = "start"
+    seed: Index = 0
+    options: Annotated[Mapping[str, Any], OptionsOf(DATASETS)] = None  # type: ignore[assignment]
+
+
+def data_root(root: str | None) -> Path:
+    """data.root, else $VAE_DATA, else data/."""
+    return Path(root or os.environ.get("VAE_DATA") or "data")
+
+
+# ------------------------------------------------------------------------------------- splits
+
+
+@dataclass(frozen=True)
+class Split:
+    """Data of one split, resident: `x` (N, *shape) as stored, `y` (N,) labels or None, `index` (N,) places in the file.
+
+    Bytes stay bytes (a quarter of the traffic) and are divided by `scale` when used. Where `dynamic`, x holds
+    intensities, and a training step draws binary pixels from them anew.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    index: Tensor
+    scale: float = 1.0
+    dynamic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def images(self, rows: slice | Tensor = slice(None), dtype: torch.dtype = torch.float32) -> Tensor:
+        """Images, on [0, 1] where the data are grey or binary."""
+        return expand(self.x[rows], self.scale, dtype)
+
+    def first(self, n: int | None) -> "Split":
+        """The first n data."""
+        rows = slice(n)
+        return replace(self, x=self.x[rows], y=None if self.y is None else self.y[rows], index=self.index[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split. `kind` (binary, grey, real) is judged by the values; `rule` says how the splits were made."""
+
+    settings: DataSettings
+    shape: tuple[int, ...]
+    kind: Literal["binary", "grey", "real"]
+    rule: str
+    train: Split
+    test: Split
+    validation: Split | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The row of DATASETS."""
+        return self.settings.name
+
+    def evaluation_split(self, name: str) -> Split:
+        """train, validation or test with pixels that do not change from one look to the next."""
+        split: Split | None = {"train": self.train, "validation": self.validation, "test": self.test}[name]
+        if split is None:
+            raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
+        return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
+
+
+def _fixed(split: Split, name: str, settings: DataSettings) -> Split:
+    x = binarize(settings.pixels, split.x, split.scale, split.index, settings.seed, name)
+    return replace(split, x=x, scale=1.0, dynamic=False)
+
+
+def load_data(name: str | DataSettings, **settings: Any) -> Data:
+    """A data set of the table, read, checked, split and with its pixels treated.
+
+    `load_data("digits", pixels="static")`; the keywords are the settings of the data block of a config, options of the
+    set among them. DataError where a file is missing or altered, or a size does not fit.
+    """
+    if isinstance(name, str):
+        from vae.config import read
+
+        given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+        chosen = read(DataSettings, {"name": name, **given}, "load_data")
+    else:
+        chosen = name
+    raw = DATASETS[chosen.name](data_root(chosen.root), chosen.seed, **(chosen.options or {}))
+    return _split(raw, chosen)
+
+
+def _split(raw: Raw, settings: DataSettings) -> Data:
+    x = torch.from_numpy(np.ascontiguousarray(raw.x_train))
+    y = None if raw.y_train is None else torch.from_numpy(np.ascontiguousarray(raw.y_train)).long()
+    total, held = len(x), settings.validation_size
+    size = total - held if settings.train_size is None else settings.train_size
+    if size < 1 or size + held > total:
+        wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
+        raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
+    scale = float(raw.levels) if x.dtype == torch.uint8 else 1.0
+    first = 0 if settings.train_from == "start" else total - size
+    train_rows = slice(first, first + size)
+    held_rows = slice(size, size + held) if settings.train_from == "start" else slice(first - held, first)
+
+    def part(x: Tensor, y: Tensor | None, rows: slice, name: str) -> Split:
+        split = Split(x[rows], None if y is None else y[rows], torch.arange(len(x))[rows], scale)
+        if settings.pixels == "grey":
+            return split
+        if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
+            low, high = x.min().item(), x.max().item()
+            raise DataError(
+                f"data.pixels: {settings.pixels} binarizes intensities on [0, 1], and the values of {settings.name} "
+                f"lie on [{low:g}, {high:g}]; use pixels: grey"
+            )
+        dynamic = settings.pixels == "dynamic" and name == "train" and rows == train_rows
+        return replace(split, dynamic=True) if dynamic else _fixed(split, name, settings)
+
+    train = part(x, y, train_rows, "train")
+    validation = part(x, y, held_rows, "train") if held else None
+    x_test = torch.from_numpy(np.ascontiguousarray(raw.x_test))
+    y_test = None if raw.y_test is None else torch.from_numpy(np.ascontiguousarray(raw.y_test)).long()
+    test = part(x_test, y_test, slice(None), "test")
+    kind = kind_of(*(split for split in (train, validation, test) if split is not None))
+    return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, raw.classes)
+
+
+def kind_of(*splits: Split) -> Literal["binary", "grey", "real"]:
+    """The kind of the values, as a model sees them: all 0 or 1, all on [0, 1], or real."""
+    if any(s.dynamic for s in splits):
+        return "binary"
+    if all(s.scale != 1 for s in splits):  # bytes: grey levels
+        return "grey"
+    low = min(s.x.min().item() for s in splits)
+    high = max(s.x.max().item() for s in splits)
+    if low < 0 or high > 1:
+        return "real"
+    return "binary" if all(bool(((s.x == 0) | (s.x == 1)).all()) for s in splits) else "grey"
+
+
+def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
+    """The data of an .npz file to evaluate on: its x_test, or x, with the pixel treatment of the settings.
+
+    DataError where a datum is not of the shape.
+    """
+    arrays = files.read_npz(Path(path))
+    name = next((n for n in ("x_test", "x") if n in arrays), None)
+    if name is None:
+        raise DataError(
+            f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; to evaluate on it, it needs x_test or x"
+        )
+    x, y = _checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}")
+    if math.prod(x.shape[1:]) != math.prod(shape):
+        raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, and the model was trained on {shape}")
+    labels = None if y is None else torch.from_numpy(y).long()
+    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    split = Split(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *shape), labels, torch.arange(len(x)), scale)
+    return split if settings.pixels == "grey" or kind_of(split) != "grey" else _fixed(split, "test", settings)

@@ -1,0 +1,13 @@
+"""Floor 1: one random variable. Densities, samples from explicit noise, and exact divergences, element by element.
+
+FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract test holds each row to its oracle.
+"""
+
+from vae.distributions.base import Family, Noise
+from vae.distributions.kl import KL, kl_divergence
+from vae.distributions.location_scale import Normal
+from vae.distributions.numerics import sum_from
+
+FAMILIES: dict[str, type[Family]] = {"normal": Normal}
+
+__all__ = ["FAMILIES", "KL", "Family", "Noise", "Normal", "kl_divergence", "sum_from"]

@@ -1,0 +1,8 @@
+"""Floor 7: pictures of arrays. Each function takes numbers and gives a matplotlib figure; `save` writes PNG and PDF."""
+
+from vae.figures.codes import codes, tsne
+from vae.figures.curves import curves
+from vae.figures.images import manifold, reconstructions, samples
+from vae.figures.style import save
+
+__all__ = ["codes", "curves", "manifold", "reconstructions", "samples", "save", "tsne"]

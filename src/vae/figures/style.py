@@ -1,0 +1,36 @@
+"""How figures look, and how they are written."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe & Ito 2008: eight colours that people with any colour vision tell apart; for lines.
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Tol 2021, "muted", with black as the tenth: for classes of points, which also carry their names.
+CLASSES = (
+    "#332288", "#DDCC77", "#117733", "#CC6677", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#000000",
+)  # fmt: skip
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure, inches; made without pyplot, so that nothing global is touched."""
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def quiet(axes: Axes) -> None:
+    """A light grid, no frame on top and right."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(made: Figure, stem: Path) -> list[Path]:
+    """Write stem.png and stem.pdf; equal figures give equal files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf")
+    made.savefig(png, dpi=150)
+    made.savefig(pdf, dpi=150, metadata={"CreationDate": None})
+    return [png, pdf]

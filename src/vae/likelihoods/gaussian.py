@@ -1,0 +1,58 @@
+"""Likelihoods of real-valued pixels."""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vae.config import Positive
+from vae.distributions import Normal
+
+
+class Gaussian(nn.Module):
+    """Real pixels: log p(x|z) = sum_d log N(x_d; mean_d(z), std_d^2), std^2 = exp(s) + floor^2 (paper, appendix C.2).
+
+    `variance` says what s is: the network's second output (per_pixel_and_datum), a parameter a pixel (per_pixel), one
+    parameter (shared), or none (fixed). `std` is the fixed standard deviation, or where a parameter starts. `mean`
+    can pass through a sigmoid, as the paper's Frey Face decoder does. The floor, half a grey level by default, bounds
+    the density on data that lie on a grid; without it a constant pixel drives the bound to infinity.
+    """
+
+    support: ClassVar[str] = "real"
+    is_density: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        data_shape: tuple[int, ...],
+        *,
+        variance: Literal["per_pixel_and_datum", "per_pixel", "shared", "fixed"] = "per_pixel_and_datum",
+        mean: Literal["identity", "sigmoid"] = "identity",
+        std: Positive = 1.0,
+        floor: Positive = 1 / 510,
+    ) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        self.variance: str = variance
+        self.mean: str = mean
+        self.std, self.floor = std, floor
+        self.output_shape = self.data_shape
+        if variance == "per_pixel_and_datum":  # means, then s, stacked along the first axis of a datum
+            self.output_shape = (2 * data_shape[0], *data_shape[1:])
+        elif variance != "fixed":
+            shape = self.data_shape if variance == "per_pixel" else ()
+            self.log_variance = nn.Parameter(torch.full(shape, 2 * math.log(std)))
+
+    def forward(self, outputs: Tensor) -> Normal:  # (L, M, *output_shape) -> elements (L, M, *data_shape)
+        """The distribution of the pixels."""
+        mean, log_std = outputs, outputs.new_tensor(math.log(self.std))
+        if self.variance == "per_pixel_and_datum":
+            mean, log_variance = outputs.chunk(2, dim=-len(self.data_shape))
+            log_std = self._floored(log_variance)
+        elif self.variance != "fixed":
+            log_std = self._floored(self.log_variance)
+        return Normal(mean.sigmoid() if self.mean == "sigmoid" else mean, log_std)
+
+    def _floored(self, log_variance: Tensor) -> Tensor:
+        """log std of std^2 = exp(s) + floor^2: smooth, so that the gradient lives on near the floor."""
+        return 0.5 * torch.logaddexp(log_variance, log_variance.new_tensor(2 * math.log(self.floor)))

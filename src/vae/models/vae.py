@@ -1,0 +1,171 @@
+"""The variational auto-encoder: an encoder network, a decoder network, and the distributions they speak for."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae.distributions import Normal, kl_divergence, sum_from
+from vae.errors import UsageError
+from vae.posteriors import DiagonalGaussian
+from vae.priors import StandardNormal
+from vae.randomness import datum_noise
+
+CHUNK = 1000  # how many data pass through the networks at once in the methods for people
+
+
+class VAE(nn.Module):
+    """p(x, z) = p(z) p(x|z) with q(z|x) (Kingma & Welling 2013).
+
+    `encoder` maps (M, *data_shape) to the numbers that the posterior asks for, `decoder` maps (B, J) to those that
+    the likelihood asks for; any module will do. The likelihood knows the shape of a datum and the posterior the
+    number of latents J; a diagonal Gaussian of half as many latents as the encoder gives numbers is the default.
+
+    `prior`, `posterior(x)`, `likelihood(z)` and `log_joint(x, z)` are differentiable and use the modes that the
+    modules are in. `elbo`, `encode`, `decode`, `reconstruct` and `sample` are for people: they evaluate (no gradient,
+    evaluation mode, everything left as it was), take and give images on [0, 1], and work through any number of data.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        *,
+        posterior: nn.Module | None = None,
+        prior: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.data_shape: tuple[int, ...] = likelihood.data_shape  # type: ignore[assignment]
+        size = _probe(encoder, self.data_shape, "the encoder")
+        if len(size) != 1 or (posterior is None and size[0] % 2):
+            raise UsageError(
+                f"the encoder gives shape {size} a datum; a diagonal Gaussian needs (2 J,): J means, J log-variances"
+            )
+        self.encoder, self.decoder, self.likelihood_head = encoder, decoder, likelihood
+        self.posterior_head = DiagonalGaussian(size[0] // 2) if posterior is None else posterior
+        self.latent_dim: int = self.posterior_head.latent_dim  # type: ignore[assignment]
+        self.prior_head = StandardNormal(self.latent_dim) if prior is None else prior
+        if size[0] != self.posterior_head.output_size:
+            raise UsageError(
+                f"the encoder gives {size[0]} numbers a datum, and the posterior of {self.latent_dim} latents needs "
+                f"{self.posterior_head.output_size}"
+            )
+        shape = _probe(decoder, (self.latent_dim,), "the decoder")
+        wanted: tuple[int, ...] = likelihood.output_shape  # type: ignore[assignment]
+        if math.prod(shape) != math.prod(wanted):
+            raise UsageError(f"the decoder gives shape {shape} a datum, and the likelihood needs {wanted}")
+        self.output_shape = wanted
+
+    # ------------------------------------------------------------------------------ the contract of a model
+
+    @property
+    def prior(self) -> Normal:
+        """p(z), elements (J,)."""
+        return self.prior_head()
+
+    def posterior(self, x: Tensor) -> Normal:  # (M, *data_shape) -> elements (M, J)
+        """q(z|x)."""
+        return self.posterior_head(self.encoder(x).to(x.dtype))  # the dtype of x also under autocast
+
+    def likelihood(self, z: Tensor) -> Any:  # (L, M, J) -> elements (L, M, *data_shape)
+        """p(x|z)."""
+        outputs = self.decoder(z.flatten(0, 1)).to(z.dtype)  # (L * M, *output_shape)
+        return self.likelihood_head(outputs.view(*z.shape[:2], *self.output_shape))
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:  # (M, *data_shape), (L, M, J) -> (L, M)
+        """log p(x, z) = log p(z) + log p(x|z), nats."""
+        return sum_from(self.prior.log_prob(z), 2) + sum_from(self.likelihood(z).log_prob(x), 2)
+
+    def expected_log_likelihood(self, q: Normal, x: Tensor, noise: Tensor) -> Tensor:  # noise (L, M, J) -> (M,)
+        """E_q[log p(x|z)] of each datum by (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x), nats (equation 7)."""
+        return sum_from(self.likelihood(q.transform(noise)).log_prob(x), 2).mean(0)
+
+    @property
+    def is_density(self) -> bool:
+        """Whether log p(x|z) is the logarithm of a density; grey_cross_entropy is none."""
+        return bool(self.likelihood_head.is_density)
+
+    # ------------------------------------------------------------------------------ for people
+
+    def elbo(self, x: Any, *, seed: int = 0) -> Tensor:  # (M, *data_shape) -> (M,)
+        """The evidence lower bound of each datum by estimator B with one sample, nats; larger is better.
+
+        log p(x|z) - KL(q(z|x) || p(z)), z = mean + std * eps (paper, equation 7); eps of datum m depends on (seed, m).
+        """
+        x = self._images(x)
+        noise = datum_noise("normal", seed, "elbo", range(len(x)), (1, self.latent_dim))  # (M, 1, J)
+
+        def bound(rows: Tensor, eps: Tensor) -> Tensor:
+            q = self.posterior(rows)
+            kl = sum_from(kl_divergence(q, self.prior), 1)
+            return self.expected_log_likelihood(q, rows, eps.to(rows).transpose(0, 1)) - kl
+
+        return self._map(bound, x, noise)
+
+    def encode(self, x: Any) -> Tensor:  # (M, *data_shape) -> (M, J)
+        """The means of q(z|x)."""
+        return self._map(lambda rows: self.posterior(rows).mean, self._images(x))
+
+    def decode(self, z: Any) -> Tensor:  # (M, J) -> (M, *data_shape)
+        """The means of p(x|z)."""
+        z = self._like_parameters(z)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise UsageError(f"z must have shape (M, {self.latent_dim}), not {tuple(z.shape)}")
+        return self._map(lambda rows: self.likelihood(rows[None]).mean[0], z)
+
+    def reconstruct(self, x: Any) -> Tensor:  # (M, *data_shape) -> (M, *data_shape)
+        """The mean of p(x|z) at the mean of q(z|x)."""
+        return self.decode(self.encode(x))
+
+    def sample(self, n: int, *, seed: int = 0) -> Tensor:  # -> (n, *data_shape)
+        """The means of p(x|z) at n draws of z from the prior; draw i depends on (seed, i)."""
+        noise = datum_noise("normal", seed, "sample", range(n), (self.latent_dim,))
+        return self.decode(self.prior.transform(self._like_parameters(noise)))
+
+    def _like_parameters(self, values: Any) -> Tensor:
+        return torch.as_tensor(values).to(next(self.parameters()))
+
+    def _images(self, x: Any) -> Tensor:
+        """Check and shape what a person passes: any layout of M data with the right number of values."""
+        x = torch.as_tensor(x)
+        if x.dtype == torch.uint8:
+            raise UsageError("images are expected on [0, 1]; these are bytes: divide them by 255")
+        if x.ndim < 2 or x[0].numel() != math.prod(self.data_shape):
+            raise UsageError(f"x must have shape (M, {', '.join(map(str, self.data_shape))}), not {tuple(x.shape)}")
+        return self._like_parameters(x).reshape(len(x), *self.data_shape)
+
+    def _map(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
+        """Evaluate a function of data in chunks."""
+        with evaluating(self):
+            return torch.cat([function(*rows) for rows in zip(*(c.split(CHUNK) for c in columns), strict=True)])
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is given back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _probe(network: nn.Module, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """The shape that a network gives for one datum, asked in evaluation mode so that nothing in it changes."""
+    like = next(network.parameters(), torch.zeros(()))
+    if isinstance(like, nn.parameter.UninitializedParameter):
+        like = torch.zeros(())
+    zeros = torch.zeros(2, *shape).to(like)
+    try:
+        with evaluating(network), torch.random.fork_rng(devices=[]):
+            return tuple(network(zeros).shape[1:])
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{name} does not take input of shape (M, {', '.join(map(str, shape))}): {reason}") from None

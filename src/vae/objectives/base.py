@@ -1,0 +1,32 @@
+"""The contract of an objective."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from vae.models import VAE
+
+Memory = dict[str, Tensor]  # what an estimator remembers between steps; part of the training state, mostly empty
+
+
+class Estimate(NamedTuple):
+    """One value a datum, nats; larger is better.
+
+    `bound` estimates a lower bound of log p(x). `terms` are its parts. `surrogate` is what is differentiated; an
+    algorithm reduces it over the minibatch.
+    """
+
+    bound: Tensor  # (M,)
+    terms: dict[str, Tensor]  # each (M,)
+    surrogate: Tensor  # (M,)
+
+
+class Objective(Protocol):
+    """A function (model, x, noise, memory, step) -> (Estimate, memory); it never draws."""
+
+    @property
+    def num_samples(self) -> int:
+        """L, the samples of z a datum; noise has shape (L, M, J)."""
+
+    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+        """The estimate for a minibatch."""

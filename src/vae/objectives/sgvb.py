@@ -1,0 +1,46 @@
+"""The two stochastic gradient variational Bayes estimators (Kingma & Welling 2013, section 2.3)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vae.config import Count
+from vae.distributions import kl_divergence, sum_from
+from vae.models import VAE
+from vae.objectives.base import Estimate, Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorB:
+    """SGVB-B: -KL(q(z|x) || p(z)) in closed form + (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x)   (equation 7).
+
+    KL is per datum, nats, never negative. UsageError where no closed form of it is known.
+    """
+
+    num_samples: Count = 1
+
+    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+        """The bound of each datum; noise (L, M, J)."""
+        q = model.posterior(x)
+        log_p_x_given_z = model.expected_log_likelihood(q, x, noise)  # (M,)
+        kl = sum_from(kl_divergence(q, model.prior), 1)  # (M,)
+        bound = log_p_x_given_z - kl
+        return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorA:
+    """SGVB-A: (1/L) sum_l log p(x, z_l) - log q(z_l|x), z_l = g(eps_l, x)   (equation 6).
+
+    Its `kl` is the Monte Carlo estimate (1/L) sum_l log q(z_l|x) - log p(z_l), which can be negative.
+    """
+
+    num_samples: Count = 1
+
+    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+        """The bound of each datum; noise (L, M, J)."""
+        z, log_q = model.posterior(x).transform_and_log_prob(noise)  # (L, M, J) both
+        log_p_x_given_z = sum_from(model.likelihood(z).log_prob(x), 2).mean(0)  # (M,)
+        kl = sum_from(log_q - model.prior.log_prob(z), 2).mean(0)  # (M,)
+        bound = log_p_x_given_z - kl
+        return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory

@@ -1,0 +1,22 @@
+"""q(z|x): from the numbers that an encoder network gives to a distribution of z."""
+
+from torch import Tensor, nn
+
+from vae.distributions import Normal
+
+
+class DiagonalGaussian(nn.Module):
+    """q(z|x) = N(mean, diag(std^2)); the network gives the means, then the log-variances (paper, equation 9)."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.output_size = 2 * latent_dim  # how many numbers a datum the encoder network has to give
+
+    def forward(self, outputs: Tensor) -> Normal:  # (M, 2J) -> elements (M, J)
+        """The posterior of each datum."""
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        return Normal(mean, 0.5 * log_variance)
+
+
+POSTERIORS = {"diagonal_gaussian": DiagonalGaussian}

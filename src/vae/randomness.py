@@ -1,0 +1,102 @@
+"""Named random streams, all derived from one seed. Nothing else in the package draws random numbers.
+
+Training draws in sequence from generators whose states are part of a checkpoint (`Streams`). Evaluation and static
+binarization draw by place (`datum_noise`): the numbers of datum i depend on (seed, name, i, block) alone, so neither
+order, batch size, limit nor device changes them.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NoiseKind = Literal["normal", "uniform"]
+_DRAW = {"normal": torch.randn, "uniform": torch.rand}
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """A seed of 63 bits for the stream of these names, independent between names."""
+    digest = hashlib.sha256("/".join(str(part) for part in (seed, *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
+    """Run torch's default generators from a derived seed and give them back as they were.
+
+    Module constructors and a user's own modules (dropout) draw from the default generators.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, *names))
+        yield
+
+
+class Streams:
+    """The generators of a training run: `noise` (of the posterior), `pixels` (dynamic binarization), `modules` (torch's
+    default generators, from which a user's own modules draw)."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self.noise = torch.Generator(device).manual_seed(derive(seed, "noise"))
+        self.pixels = torch.Generator(device).manual_seed(derive(seed, "pixels"))
+
+    def draw(self, kind: NoiseKind, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """The next noise of a training step."""
+        return _DRAW[kind](tuple(shape), generator=self.noise, dtype=dtype, device=self.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """The states of all generators, as tensors."""
+        states = {
+            "noise": self.noise.get_state(),
+            "pixels": self.pixels.get_state(),
+            "modules": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            states["modules_cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def restore(self, states: dict[str, Tensor]) -> None:
+        """Go on from saved states. A state saved on another kind of device starts that stream from its seed again."""
+        for name, generator in (("noise", self.noise), ("pixels", self.pixels)):
+            if states[name].shape == generator.get_state().shape:
+                generator.set_state(states[name])
+        torch.set_rng_state(states["modules"])
+        if self.device.type == "cuda" and "modules_cuda" in states:
+            torch.cuda.set_rng_state(states["modules_cuda"], self.device)
+
+
+def permutation(seed: int, epoch: int, n: int) -> Tensor:
+    """The order of n data in an epoch: a pure function of seed and epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+
+
+def datum_noise(
+    kind: NoiseKind,
+    seed: int,
+    name: str,
+    index: Tensor | Sequence[int],  # (M,) places of the data in their source
+    shape: Sequence[int],
+    block: int = 0,
+) -> Tensor:
+    """Noise of shape (M, *shape), float64 on the CPU; row m depends on (seed, name, index[m], block) alone.
+
+    Philox is a counter-based generator (Salmon et al. 2011): the place of a datum is its counter, so that any row can
+    be drawn without those before it.
+    """
+    shape = tuple(shape)
+    out = np.empty((len(index), *shape))
+    philox = np.random.Philox(key=derive(seed, name))
+    generator = np.random.Generator(philox)
+    fill = generator.standard_normal if kind == "normal" else generator.random
+    state = philox.state
+    counter = np.zeros(4, dtype=np.uint64)
+    state["state"]["counter"] = counter
+    for row, i in zip(out, torch.as_tensor(index).tolist(), strict=True):
+        counter[2], counter[3] = block, i
+        philox.state = state  # also forgets what the last row left in the buffer
+        row[...] = fill(shape)
+    return torch.from_numpy(out)

@@ -1,0 +1,129 @@
+"""From settings to objects."""
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
+from vae.config import Part, options_of
+from vae.data import IMAGE_SHAPES, Split, kind_of, load_data
+from vae.errors import ConfigError
+from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
+from vae.models import VAE
+from vae.networks import DECODERS, ENCODERS
+from vae.objectives import OBJECTIVES, Beta, Objective
+from vae.posteriors import POSTERIORS
+from vae.priors import PRIORS
+from vae.randomness import seeded
+from vae.training.settings import ModelSettings, Settings, read_settings
+
+
+def build(config: str | Path | dict[str, Any] | Settings, overrides: tuple[str, ...] = ()) -> VAE:
+    """The model of a config (a YAML file, a mapping, or settings), untrained, its weights drawn from train.seed.
+
+    The data are read only where they alone tell their shape or kind (npz, folder).
+    """
+    settings, shape = resolve(config if isinstance(config, Settings) else read_settings(config, overrides))
+    return build_model(settings.model, shape, settings.train.seed)
+
+
+def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...]]:
+    """The settings with their likelihood, and the shape of a datum."""
+    name, pixels = settings.data.name, settings.data.pixels
+    if name in IMAGE_SHAPES:
+        return with_likelihood(settings, "grey" if pixels == "grey" else "binary"), IMAGE_SHAPES[name]
+    data = load_data(settings.data)
+    return with_likelihood(settings, data.kind), data.shape
+
+
+def with_likelihood(settings: Settings, kind: str) -> Settings:
+    """The settings with the likelihood that suits data of a kind, where none was named."""
+    if settings.model.likelihood is not None:
+        return settings
+    name = DEFAULT_LIKELIHOOD[kind]
+    options = {key: option.default for key, option in options_of(LIKELIHOODS[name]).items()}
+    return replace(settings, model=replace(settings.model, likelihood=Part(name, options)))
+
+
+def build_model(
+    settings: ModelSettings,
+    data_shape: tuple[int, ...],
+    seed: int,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> VAE:
+    """The model of its settings; a network that is given stands in for the one that the settings name."""
+    assert settings.likelihood is not None, "with_likelihood comes first"
+    likelihood = settings.likelihood.build(LIKELIHOODS, data_shape)
+    posterior = settings.posterior.build(POSTERIORS, settings.latent_dim)
+    prior = settings.prior.build(PRIORS, settings.latent_dim)
+    with seeded(seed, "initialisation"):
+        if encoder is None:
+            encoder = settings.encoder.build(ENCODERS, data_shape, posterior.output_size)
+        if decoder is None:
+            decoder = settings.decoder.build(DECODERS, settings.latent_dim, likelihood.output_shape)
+    return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior)
+
+
+def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
+    """The objective with its modifiers."""
+    objective: Objective = settings.objective.build(OBJECTIVES)
+    beta, warm_up = settings.modifiers.beta, round(settings.modifiers.warm_up * steps_per_epoch)
+    return objective if beta == 1 and not warm_up else Beta(objective, beta, warm_up)
+
+
+def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:
+    """The algorithm with objective, optimizer and schedule."""
+    train = settings.train
+    schedule = train.schedule.build(SCHEDULES)
+    epochs = train.epochs if train.samples is None else train.samples / num_data
+    return ALGORITHMS[train.algorithm](
+        objective=build_objective(settings, steps_per_epoch),
+        optimizer=functools.partial(OPTIMIZERS[train.optimizer.name], **train.optimizer.options),
+        reduction=train.reduction,
+        clip_grad_norm=train.clip_grad_norm,
+        schedule=None if train.schedule.name == "constant" else lambda step: schedule(step / steps_per_epoch, epochs),
+        autocast=torch.bfloat16 if train.precision == "bfloat16" else None,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `train.device`; ConfigError where CUDA is asked for and not there."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError(
+            "train.device: cuda is not available here (torch.cuda.is_available() is False); use auto or cpu"
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def check_support(split: Split, source: str, model: VAE) -> None:
+    """ConfigError where values of the data lie outside the likelihood's support: range, kind, and what fits."""
+    kind = kind_of(split)
+    fits = FITTING_SUPPORTS[kind]
+    if model.likelihood_head.support in fits:
+        return
+    low, high = split.x.min().item() / split.scale, split.x.max().item() / split.scale
+    name = next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
+    fitting = [key for key, row in LIKELIHOODS.items() if row.support in fits]  # type: ignore[attr-defined]
+    cure = ", or binarize them: data.pixels threshold, static or dynamic" if kind == "grey" else ""
+    wanted = {"binary": "0 or 1", "unit_interval": "values on [0, 1]"}[str(model.likelihood_head.support)]
+    raise ConfigError(
+        f"model.likelihood: {name} needs {wanted}, and the data of {source} are {kind}, on [{low:g}, {high:g}]; "
+        f"likelihoods that fit: {', '.join(fitting)}{cure}"
+    )
+
+
+def check_batch_norm(model: nn.Module, num_data: int, settings: Settings) -> None:
+    """ConfigError where a training step would normalise over a single datum, which has no variance."""
+    normalises = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
+    size = settings.train.batch_size
+    if normalises and settings.objective.options.get("num_samples") == 1 and (size == 1 or num_data % size == 1):
+        raise ConfigError(
+            f"train.batch_size: with {size}, the last minibatch of {num_data} data holds a single one, which batch "
+            "normalisation cannot take; change batch_size, or data.train_size by one"
+        )

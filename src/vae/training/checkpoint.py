@@ -1,0 +1,154 @@
+"""A checkpoint is one safetensors file: tensors, and one JSON text under one metadata key. Opening it runs no code.
+
+The JSON holds a format number, all that is no tensor, and a SHA-256 over the names, types, shapes and bytes of the
+tensors and over the JSON itself, so that a flipped bit anywhere is found. There is no clock time in it: equal states
+give equal files.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as _load_tensors
+from safetensors.torch import save as _save_tensors
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vae.errors import CheckpointError
+
+FORMAT = 1
+_KEY = "vae"
+
+
+def write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all: a temporary file beside it, flushed to the disk, then renamed."""
+    # Copies: safetensors refuses tensors that share memory or are not contiguous.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    metadata = {_KEY: json.dumps({"format": FORMAT, "sha256": _digest(own, text), "values": text})}
+    write_atomically(path, _save_tensors(own, metadata))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by new content so that a reader, or a crash, finds the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and values of a checkpoint; CheckpointError where it is missing, cut short, altered or none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    cure = "use another checkpoint of the run, or train it again"
+    try:
+        tensors = _load_tensors(content)
+        header_size = int.from_bytes(content[:8], "little")
+        header = content[8 : 8 + header_size]
+        record = json.loads(json.loads(header)["__metadata__"][_KEY])
+        version, sha256, text = record["format"], record["sha256"], record["values"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a whole checkpoint of this library ({reason}); {cure}") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: written in checkpoint format {version}, and this version reads format {FORMAT}")
+    # The header is compact JSON, padded with spaces; the digest does not cover the padding, so look at it.
+    if sha256 != _digest(tensors, text) or not header.rstrip(b" ").endswith(b"}"):
+        raise CheckpointError(f"{path}: the file was altered or damaged (its SHA-256 is wrong); {cure}")
+    return tensors, json.loads(text)
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(f"{FORMAT}\n{text}\n".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------- modules and optimizers
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under `prefix.`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `prefix.`, without it."""
+    return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(prefix + ".")}
+
+
+def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors under `model.`; CheckpointError names the first that belongs to another model."""
+    theirs, ours = under("model", tensors), model.state_dict()
+    for name in sorted(theirs.keys() | ours.keys()):
+        if name not in ours:
+            raise CheckpointError(f"{path}: of another model: it holds {name}, which this model does not have")
+        if name not in theirs:
+            raise CheckpointError(f"{path}: of another model: it lacks {name}, which this model has")
+        if theirs[name].shape != ours[name].shape:
+            raise CheckpointError(
+                f"{path}: of another model: {name} has shape {tuple(theirs[name].shape)} in it, and "
+                f"{tuple(ours[name].shape)} in this model"
+            )
+    model.load_state_dict(theirs)
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors and values."""
+    whole = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, state in whole["state"].items():
+        for name, value in state.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    return tensors, {"param_groups": whole["param_groups"], "numbers": numbers}
+
+
+def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], path: Path) -> None:
+    """Give an optimizer its saved state; CheckpointError where it is that of another optimizer or model."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *values["numbers"].items()]:
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in values["param_groups"]]
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: its optimizer state is of another optimizer or model ({error})") from None

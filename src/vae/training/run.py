@@ -1,0 +1,488 @@
+"""A run: a model, its data and its training, in a directory that says all of it, and back from there."""
+
+import contextlib
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vae.algorithms import AEVB, State
+from vae.config import describe, differences, dump, load_yaml, plain
+from vae.data import Data, Loader, Resident, load_data
+from vae.errors import CheckpointError, PosteriorCollapse, TrainingFailed, UsageError
+from vae.evaluation import evaluate_bound
+from vae.likelihoods import LIKELIHOODS
+from vae.models import VAE
+from vae.networks import DECODERS, ENCODERS
+from vae.posteriors import POSTERIORS
+from vae.priors import PRIORS
+from vae.randomness import Streams, seeded
+from vae.training import checkpoint
+from vae.training.build import (
+    build_algorithm,
+    build_model,
+    check_batch_norm,
+    check_support,
+    choose_device,
+    with_likelihood,
+)
+from vae.training.log import Log, read_log
+from vae.training.settings import Settings, read_settings
+from vae.training.trainer import Plan, Progress, Trainer
+
+MAY_CHANGE = {"data.root", "data.path", "train.device", "train.epochs", "train.samples"}  # on resume
+OWN_FILES = (
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "evaluation.json",
+    "checkpoints",
+    "figures",
+    ".lock",
+)
+
+
+@dataclass
+class Run:
+    """A finished run: the trained model (on its device, in evaluation mode), the settings, and the metrics."""
+
+    model: VAE
+    settings: Settings
+    history: list[dict[str, Any]]
+    path: Path | None = None
+    steps: int = 0  # made by this call; 0 where a resumed run was finished already
+
+    def __repr__(self) -> str:
+        last: dict[str, Any] = next((line for line in reversed(self.history) if line["split"] == "train"), {})
+        epoch, elbo = last.get("epoch", 0), last.get("elbo", float("nan"))
+        return f"Run(path={str(self.path)!r}, epoch={epoch}, train elbo={elbo:.2f})"
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def fit(
+    model: VAE,
+    data: Data | Any,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    objective: str | dict[str, Any] = "sgvb_b",
+    modifiers: dict[str, Any] | None = None,
+    verbose: bool = True,
+    **train: Any,
+) -> Run:
+    """Train a model on a data set (`load_data`) or any DataLoader of images on [0, 1]; the model is trained in place.
+
+    Keywords are the settings of the `train` block: epochs=20, seed=0, batch_size=128, optimizer={"name": "adam",
+    "lr": 1e-3}, ... With `out`, the run is written there, and `resume=True` goes on with what it holds (or starts it).
+    """
+    settings = _settings_of(model, data, objective, modifiers or {}, train)
+    return _train(settings, model, data, out, resume=resume, verbose=verbose)
+
+
+def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
+    """The settings of a run whose parts were made by hand, read back from the parts."""
+    if isinstance(data, Data):
+        data_block = plain(data.settings)
+    elif isinstance(data, torch.utils.data.DataLoader):
+        data_block = {"name": "loader"}
+    else:
+        raise UsageError("data must come from vae.load_data, or be a torch.utils.data.DataLoader")
+    parts = {
+        "encoder": describe(model.encoder, ENCODERS),
+        "decoder": describe(model.decoder, DECODERS),
+        "posterior": describe(model.posterior_head, POSTERIORS),
+        "prior": describe(model.prior_head, PRIORS),
+        "likelihood": describe(model.likelihood_head, LIKELIHOODS),
+    }
+    raw = {
+        "data": data_block,
+        "model": {"latent_dim": model.latent_dim, **{name: plain(part) for name, part in parts.items()}},
+        "objective": objective,
+        "modifiers": modifiers,
+        "train": plain(train),
+    }
+    return read_settings(raw)
+
+
+def train(
+    settings: Settings,
+    out: str | Path | None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool = True,
+    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
+) -> tuple[Run, Data]:
+    """Train what settings say. `observe(model, data)` gives further lines for the metrics and changes nothing."""
+    data = load_data(settings.data)
+    settings = with_likelihood(settings, data.kind)
+    model = build_model(settings.model, data.shape, settings.train.seed)
+    run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
+    return run, data
+
+
+def _train(
+    settings: Settings,
+    model: VAE,
+    data: Data | Any,
+    out: str | Path | None,
+    *,
+    resume: bool,
+    overwrite: bool = False,
+    verbose: bool,
+    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
+) -> Run:
+    device = choose_device(settings.train.device)
+    dtype = torch.float64 if settings.train.precision == "float64" else torch.float32
+    model.to(device=device, dtype=dtype)
+    source: Any
+    if isinstance(data, Data):
+        for split in (data.train, data.validation, data.test):
+            if split is not None:
+                check_support(split, data.name, model)
+        source = Resident(data.train, settings.train.batch_size, settings.train.seed, device, dtype)
+    else:
+        source = Loader(data, model.data_shape, device, dtype)
+    check_batch_norm(model, source.num_data, settings)
+    if settings.train.compile == "always":
+        model.encoder.compile()
+        model.decoder.compile()
+    algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    with contextlib.ExitStack() as stack:
+        path = None
+        if out is not None:
+            path = _claim(Path(out), settings, resume, overwrite)
+            stack.enter_context(_locked(path))
+        stack.enter_context(seeded(settings.train.seed, "modules"))
+        stack.enter_context(_matmul_precision(settings.train.precision))
+        session = _Session(settings, algorithm, model, source, data, device, path)
+        if resume and path is not None:
+            session.resume()
+        steps_before = session.state.step
+        session.trainer(dtype, verbose, observe).run()
+        model.eval()
+        if isinstance(data, Data):
+            warn_of_collapse(evaluate_bound(model, data.train.first(1000), name="train").active_units)
+        return Run(model, settings, session.log.lines, path, session.state.step - steps_before)
+
+
+class _Session:
+    """The state of a run and its checkpoints."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        algorithm: AEVB,
+        model: VAE,
+        source: Any,
+        data: Any,
+        device: torch.device,
+        path: Path | None,
+    ) -> None:
+        self.settings, self.algorithm, self.source, self.data, self.path = (
+            settings,
+            algorithm,
+            source,
+            data,
+            path,
+        )
+        self.state: State = algorithm.init(model)
+        self.streams = Streams(settings.train.seed, device)
+        self.progress = Progress()
+        self.log = Log(None if path is None else path / "metrics.jsonl")
+        self.facts = {
+            "config": plain(settings),
+            "data_shape": list(model.data_shape),
+            "data_sha256": _fingerprint(data) if isinstance(data, Data) else None,
+            "threads": torch.get_num_threads(),
+        }
+        if path is not None:
+            _record_environment(path, device)
+
+    def trainer(
+        self, dtype: torch.dtype, verbose: bool, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None
+    ) -> Trainer:
+        train, data, model = self.settings.train, self.data, self.state.model
+        plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
+        validates = isinstance(data, Data) and data.validation is not None
+        return Trainer(
+            self.algorithm,
+            self.state,
+            self.source,
+            self.streams,
+            plan,
+            self.progress,
+            self.log,
+            self.save,
+            self.last_good,
+            dtype,
+            validate=(lambda: evaluation_line(model, data, "validation", train.seed)) if validates else None,
+            observe=(lambda: observe(model, data)) if observe is not None else None,
+            verbose=verbose,
+        )
+
+    def file(self, name: str) -> Path:
+        assert self.path is not None
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def last_good(self) -> str:
+        if self.path is None or not self.file("last").exists():
+            return "there is no checkpoint from before"
+        return f"the last good checkpoint is {self.file('last')}"
+
+    def save(self, name: str) -> None:
+        """Write the whole state as a checkpoint; TrainingFailed instead if a parameter is not finite."""
+        model = self.state.model
+        bad = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
+        if bad is not None:
+            raise TrainingFailed(f"parameter {bad} is not finite after step {self.state.step}; {self.last_good()}")
+        if self.path is None:
+            return
+        optimizer_tensors, optimizer_values = checkpoint.optimizer_state(self.state.optimizer)
+        tensors = {
+            **checkpoint.prefixed("model", model.state_dict()),
+            **checkpoint.prefixed("optimizer", optimizer_tensors),
+            **checkpoint.prefixed("memory", self.state.memory),
+            **checkpoint.prefixed("streams", {**self.streams.state(), **self.source.state()}),
+            **checkpoint.prefixed("sums", self.progress.sums),
+        }
+        progress = {f.name: getattr(self.progress, f.name) for f in fields(Progress) if f.name != "sums"}
+        values = {**self.facts, "step": self.state.step, "optimizer": optimizer_values, "progress": progress}
+        checkpoint.write(self.file(name), tensors, values)
+
+    def resume(self) -> None:
+        """Take up the state of the last checkpoint, if there is one; else start from the beginning."""
+        path = self.file("last")
+        if not path.exists():
+            self.log.cut_back(0)
+            return
+        tensors, values = checkpoint.read(path)
+        checkpoint.load_model(self.state.model, tensors, path)
+        changed = [k for k in differences(values["config"], self.facts["config"]) if k not in MAY_CHANGE]
+        if changed:
+            raise CheckpointError(
+                f"{path}: written under another config: {', '.join(changed)} differ; a resumed run may change only "
+                f"{', '.join(sorted(MAY_CHANGE))}"
+            )
+        if values["data_sha256"] != self.facts["data_sha256"]:
+            raise CheckpointError(f"{path}: the training data are not those that this run was trained on; restore them")
+        checkpoint.load_optimizer(
+            self.state.optimizer, checkpoint.under("optimizer", tensors), values["optimizer"], path
+        )
+        device = self.streams.device
+        self.state.memory = {k: t.to(device) for k, t in checkpoint.under("memory", tensors).items()}
+        self.state.step = values["step"]
+        streams = checkpoint.under("streams", tensors)
+        self.streams.restore(streams)
+        self.source.restore(streams)
+        self.progress = Progress(**values["progress"])
+        self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
+        self.log.cut_back(self.progress.log_lines)
+
+
+def evaluation_line(model: VAE, data: Data, name: str, seed: int) -> dict[str, Any]:
+    """One line of metrics on the ELBO of a split, with KL a dimension and active units."""
+    return evaluate_bound(model, data.evaluation_split(name), name=name, seed=seed).log_line()
+
+
+def warn_of_collapse(active_units: int) -> None:
+    """Warn where no latent is active, and say what to try."""
+    if active_units == 0:
+        warnings.warn(
+            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; try "
+            "modifiers.warm_up=10 (epochs), a smaller modifiers.beta or learning rate, batch normalisation, or a "
+            "narrower decoder",
+            PosteriorCollapse,
+            stacklevel=3,
+        )
+
+
+def _fingerprint(data: Data) -> str:
+    digest = hashlib.sha256(str(tuple(data.train.x.shape)).encode())
+    digest.update(data.train.x.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """TF32 products on CUDA where asked for; float32 products are true ones otherwise."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# ------------------------------------------------------------------------------------- the directory
+
+
+def _claim(path: Path, settings: Settings, resume: bool, overwrite: bool) -> Path:
+    """Make the run directory, or refuse one that holds something else."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file; --out names a directory for the run")
+    if path.is_dir() and any(path.iterdir()) and not resume:
+        if not (path / "config.yaml").exists():
+            raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
+        if not overwrite:
+            raise UsageError(
+                f"{path}: holds a run already; go on with it by --resume {path}, replace it by --overwrite, or choose "
+                "another directory with --out"
+            )
+        with _locked(path):  # not under a process that trains there
+            for name in OWN_FILES:
+                target = path / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        config = path / "config.yaml"
+        checkpoint.write_atomically(config, dump(plain(settings)).encode())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
+    return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep a second process from training in the same directory; the lock goes with the process."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"{path}: another process is training in this directory; wait for it, or stop it"
+            ) from None
+        yield
+
+
+def _record_environment(path: Path, device: torch.device) -> None:
+    import numpy
+
+    from vae import __version__
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    record = {
+        "vae": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+    }
+    checkpoint.write_atomically(path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _commit() -> str | None:
+    """The commit of the library's own checkout, if it runs from one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def open_config(path: str | Path) -> dict[str, Any]:
+    """The raw config of a run directory; UsageError where it is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such run directory")
+    if not (path / "config.yaml").exists():
+        raise UsageError(f"{path}: no run directory (it has no config.yaml); train.py --out {path} would make it one")
+    return load_yaml(path / "config.yaml")
+
+
+def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:
+    """The settings to resume a run with; UsageError names the overrides that would make it another run."""
+    raw = open_config(path)
+    overrides = list(overrides)
+    settings = read_settings(raw, overrides)
+    changed = [key for key in differences(plain(read_settings(raw)), plain(settings)) if key not in MAY_CHANGE]
+    if changed:
+        raise UsageError(
+            f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can"
+        )
+    return settings
+
+
+# ------------------------------------------------------------------------------------- loading
+
+
+@dataclass
+class Opened:
+    """What a checkpoint holds for use: the model in evaluation mode, the run's settings, and where it came from."""
+
+    model: VAE
+    settings: Settings
+    path: Path
+    checkpoint: str
+    step: int
+
+
+def open_run(
+    path: str | Path,
+    *,
+    which: str | None = None,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> Opened:
+    """The model of a run directory from a checkpoint: `which`, else best where there is one, else last.
+
+    A network that was the user's own module has to be given again. Opening runs no code of the file. CheckpointError
+    where the file is damaged or of another model, UsageError where the directory is no run.
+    """
+    path = Path(path)
+    open_config(path)
+    files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
+    there = [name for name, file in files.items() if file.exists()]
+    if not there:
+        raise CheckpointError(f"{path}: has no checkpoint yet; train it: train.py --resume {path}")
+    if which is not None and which not in there:
+        raise CheckpointError(f"{path}: has no checkpoint {which}, only {', '.join(there)}")
+    which = which or there[0]
+    file = files[which]
+    tensors, values = checkpoint.read(file)
+    settings = read_settings(values["config"])
+    model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
+    if settings.train.precision == "float64":
+        model.double()
+    checkpoint.load_model(model, tensors, file)
+    return Opened(model.eval(), settings, path, which, values["step"])
+
+
+def load(
+    path: str | Path,
+    *,
+    checkpoint: str | None = None,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> VAE:
+    """The trained model of a run directory, in evaluation mode, on the CPU.
+
+    From checkpoint best where there is one, else last, unless `checkpoint` says which. Networks that were your own
+    modules have to be given again: `vae.load("runs/x", encoder=module)`. Opening a run runs no code of it.
+    """
+    return open_run(path, which=checkpoint, encoder=encoder, decoder=decoder).model
+
+
+def history(path: str | Path) -> list[dict[str, Any]]:
+    """The metrics of a run directory, one dictionary a line."""
+    open_config(path)
+    return read_log(Path(path) / "metrics.jsonl")

@@ -1,0 +1,88 @@
+"""The schema of a config: each block a frozen dataclass, each part a row of a table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
+from vae.config import Count, Index, NonNegative, OneOf, Part, PartOf, Positive, load_yaml, override, read
+from vae.data.sets import DataSettings
+from vae.likelihoods import LIKELIHOODS
+from vae.networks import DECODERS, ENCODERS
+from vae.objectives import OBJECTIVES
+from vae.posteriors import POSTERIORS
+from vae.priors import PRIORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The parts of the model. Without a likelihood, the kind of the data chooses one."""
+
+    latent_dim: Count
+    encoder: Annotated[Part, PartOf(ENCODERS)] = "mlp"  # type: ignore[assignment]
+    decoder: Annotated[Part, PartOf(DECODERS)] = "mlp"  # type: ignore[assignment]
+    posterior: Annotated[Part, PartOf(POSTERIORS)] = "diagonal_gaussian"  # type: ignore[assignment]
+    prior: Annotated[Part, PartOf(PRIORS)] = "standard_normal"  # type: ignore[assignment]
+    likelihood: Annotated[Part | None, PartOf(LIKELIHOODS)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModifierSettings:
+    """What weighs the KL in the objective: `beta`, reached linearly over `warm_up` epochs."""
+
+    beta: NonNegative = 1.0
+    warm_up: NonNegative = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to train. `epochs` (20 unless given) or `samples` (a count of training data seen) says for how long.
+
+    Validation, the test curve and early stopping (`patience`, in evaluations) come every `evaluate_every` epochs. A
+    checkpoint is written at the end of an epoch if the last is older than `checkpoint_seconds`, and at every stop.
+    """
+
+    algorithm: Annotated[str, OneOf(ALGORITHMS)] = "aevb"
+    epochs: Count | None = None
+    samples: Count | None = None
+    batch_size: Count = 128
+    reduction: Literal["mean", "sum"] = "mean"
+    optimizer: Annotated[Part, PartOf(OPTIMIZERS)] = "adam"  # type: ignore[assignment]
+    schedule: Annotated[Part, PartOf(SCHEDULES)] = "constant"  # type: ignore[assignment]
+    clip_grad_norm: Positive | None = None
+    evaluate_every: Count = 1
+    patience: Count | None = None
+    checkpoint_seconds: NonNegative = 10.0
+    seed: Index = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float64"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.samples is not None:
+            raise ValueError("give epochs or samples, not both")
+        if self.epochs is None and self.samples is None:
+            object.__setattr__(self, "epochs", 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A whole config."""
+
+    data: DataSettings
+    model: ModelSettings
+    objective: Annotated[Part, PartOf(OBJECTIVES)] = "sgvb_b"  # type: ignore[assignment]
+    modifiers: ModifierSettings = ModifierSettings()
+    train: TrainSettings = TrainSettings()
+
+    def __post_init__(self) -> None:
+        if self.train.patience is not None and not self.data.validation_size:
+            raise ValueError("train.patience stops early by the validation ELBO: set data.validation_size too")
+
+
+def read_settings(config: str | Path | dict[str, Any], overrides: Iterable[str] = ()) -> Settings:
+    """The settings in a YAML file (or a raw mapping), after `a.b=value` overrides; ConfigError names every misfit."""
+    overrides = list(overrides)
+    raw, where = (config, "config") if isinstance(config, dict) else (load_yaml(config), str(config))
+    return read(Settings, override(raw, overrides), where, overrides)

@@ -1,0 +1,5 @@
+import vae
+
+
+def test_version():
+    assert vae.__version__

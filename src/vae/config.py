@@ -264,7 +264,7 @@ class _Reader:
         values = {}
         for key, option in options.items():
             if key in raw:
-                values[key] = self.value(option.type, raw[key], _join(place, key))
+                values[key] = self.value(option.type, raw[key], _join(place, key), option.default)
             elif option.required:
                 self.problem(_join(place, key), "this setting is required")
             else:
@@ -273,12 +273,12 @@ class _Reader:
                 values[key] = self.value(option.type, default, _join(place, key)) if filled else default
         return values
 
-    def value(self, type_: Any, raw: Any, place: str) -> Any:
+    def value(self, type_: Any, raw: Any, place: str, default: Any = None) -> Any:
         for mark in _marks(type_):
             if isinstance(mark, PartOf):
                 if raw is None and _optional(type_):
                     return None
-                return self.part(mark.table, raw, place)
+                return self.part(mark.table, raw, place, default)
         if is_dataclass(type_) and isinstance(type_, type):
             return self.block(type_, raw, place)
         try:
@@ -286,9 +286,11 @@ class _Reader:
         except _Misfit as misfit:
             return self.problem(place, str(misfit))
 
-    def part(self, table: Mapping[str, Callable[..., Any]], raw: Any, place: str) -> Part | None:
+    def part(self, table: Mapping[str, Callable[..., Any]], raw: Any, place: str, default: Any) -> Part | None:
         if isinstance(raw, str):
             raw = {"name": raw}
+        elif isinstance(raw, dict) and "name" not in raw and isinstance(default, str):
+            raw = {"name": default, **raw}  # options alone are those of the part that is taken anyway
         if not isinstance(raw, dict) or "name" not in raw:
             return self.problem(place, f"expected one of {_names(table)}, or a mapping with its name, not {_show(raw)}")
         name = raw["name"]

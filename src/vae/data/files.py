@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -136,16 +137,21 @@ def read_frey(root: Path) -> Array:
 def read_npz(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file; never runs code (no pickled objects)."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: this is one array; save it with numpy.savez(path, x=array)")
-            return {name: archive[name] for name in archive.files}
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: this is one array; save it with numpy.savez(path, x=array)")
+        with archive:
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; data.path names the .npz file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path}: no such file; give the path of an .npz file") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataError(
             f"{path}: cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez"
         ) from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path}: {name} is no array; write the file with numpy.savez")
+    return arrays
 
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

@@ -14,6 +14,7 @@ from torch import Tensor
 from vae.config import Count, Index, OneOf, OptionsOf
 from vae.data import files
 from vae.data.pixels import PIXELS, binarize, expand
+from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError
 from vae.randomness import derive
 
@@ -132,7 +133,8 @@ def _checked(x: Any, y: Any | None, place: str) -> tuple[Any, Any | None]:
                 f"{place}: bytes are divided by 255, and these are 0 and 1 only; save binary data as bool or float32"
             )
     elif x.dtype == bool or np.issubdtype(x.dtype, np.floating):
-        x = x.astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            x = x.astype(np.float32)
         if not np.isfinite(x).all():
             bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
             raise DataError(f"{place}: datum {bad} has a value that is not finite (NaN or infinite in float32)")
@@ -335,11 +337,9 @@ def kind_of(*splits: Split) -> Literal["binary", "grey", "real"]:
         return "binary"
     if all(s.scale != 1 for s in splits):  # bytes: grey levels
         return "grey"
-    low = min(s.x.min().item() for s in splits)
-    high = max(s.x.max().item() for s in splits)
-    if low < 0 or high > 1:
-        return "real"
-    return "binary" if all(bool(((s.x == 0) | (s.x == 1)).all()) for s in splits) else "grey"
+    if all(SUPPORTS["binary"](s.x) for s in splits):
+        return "binary"
+    return "grey" if all(SUPPORTS["unit_interval"](s.images(dtype=torch.float64)) for s in splits) else "real"
 
 
 def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:

@@ -1,6 +1,16 @@
 """Small numerical pieces that densities and bounds share."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
+
+# Whether all values lie in a support.
+SUPPORTS: dict[str, Callable[[Tensor], bool]] = {
+    "binary": lambda x: bool(((x == 0) | (x == 1)).all()),
+    "unit_interval": lambda x: bool(((x >= 0) & (x <= 1)).all()),
+    "real": lambda x: bool(torch.isfinite(x).all()),
+}
 
 
 def sum_from(values: Tensor, axis: int) -> Tensor:

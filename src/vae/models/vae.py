@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae.distributions import Normal, kl_divergence, sum_from
+from vae.distributions import SUPPORTS, Normal, kl_divergence, sum_from
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
 from vae.priors import StandardNormal
@@ -97,6 +97,10 @@ class VAE(nn.Module):
         log p(x|z) - KL(q(z|x) || p(z)), z = mean + std * eps (paper, equation 7); eps of datum m depends on (seed, m).
         """
         x = self._images(x)
+        support = str(self.likelihood_head.support)
+        if not SUPPORTS[support](x):
+            name, wanted = type(self.likelihood_head).__name__, {"binary": "0 or 1"}.get(support, "on [0, 1]")
+            raise UsageError(f"the {name} likelihood is of values {wanted}; these x lie outside of that")
         noise = datum_noise("normal", seed, "elbo", range(len(x)), (1, self.latent_dim))  # (M, 1, J)
 
         def bound(rows: Tensor, eps: Tensor) -> Tensor:
@@ -113,8 +117,8 @@ class VAE(nn.Module):
     def decode(self, z: Any) -> Tensor:  # (M, J) -> (M, *data_shape)
         """The means of p(x|z)."""
         z = self._like_parameters(z)
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise UsageError(f"z must have shape (M, {self.latent_dim}), not {tuple(z.shape)}")
+        if z.ndim != 2 or len(z) == 0 or z.shape[1] != self.latent_dim:
+            raise UsageError(f"z must have shape (M, {self.latent_dim}) with at least one row, not {tuple(z.shape)}")
         return self._map(lambda rows: self.likelihood(rows[None]).mean[0], z)
 
     def reconstruct(self, x: Any) -> Tensor:  # (M, *data_shape) -> (M, *data_shape)
@@ -123,6 +127,8 @@ class VAE(nn.Module):
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:  # -> (n, *data_shape)
         """The means of p(x|z) at n draws of z from the prior; draw i depends on (seed, i)."""
+        if n < 1:
+            raise UsageError(f"n must be at least 1, not {n}")
         noise = datum_noise("normal", seed, "sample", range(n), (self.latent_dim,))
         return self.decode(self.prior.transform(self._like_parameters(noise)))
 
@@ -134,8 +140,11 @@ class VAE(nn.Module):
         x = torch.as_tensor(x)
         if x.dtype == torch.uint8:
             raise UsageError("images are expected on [0, 1]; these are bytes: divide them by 255")
-        if x.ndim < 2 or x[0].numel() != math.prod(self.data_shape):
-            raise UsageError(f"x must have shape (M, {', '.join(map(str, self.data_shape))}), not {tuple(x.shape)}")
+        if x.ndim < 2 or len(x) == 0 or x[0].numel() != math.prod(self.data_shape):
+            wanted = ", ".join(map(str, self.data_shape))
+            raise UsageError(f"x must have shape (M, {wanted}) with at least one datum, not {tuple(x.shape)}")
+        if not torch.isfinite(x).all():
+            raise UsageError("x has values that are not finite")
         return self._like_parameters(x).reshape(len(x), *self.data_shape)
 
     def _map(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:

@@ -91,14 +91,17 @@ def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> 
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `train.device`; ConfigError where CUDA is asked for and not there."""
+def choose_device(name: str, precision: str = "auto") -> torch.device:
+    """The device of `train.device`; ConfigError where CUDA is asked for, or TF32, and there is none."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ConfigError(
             "train.device: cuda is not available here (torch.cuda.is_available() is False); use auto or cpu"
         )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    device = torch.device("cuda" if available and name != "cpu" else "cpu")
+    if precision == "tf32" and device.type == "cpu":
+        raise ConfigError("train.precision: tf32 products exist on CUDA devices only; use auto, float32 or bfloat16")
+    return device
 
 
 def check_support(split: Split, source: str, model: VAE) -> None:

@@ -143,7 +143,7 @@ def _train(
     verbose: bool,
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
 ) -> Run:
-    device = choose_device(settings.train.device)
+    device = choose_device(settings.train.device, settings.train.precision)
     dtype = torch.float64 if settings.train.precision == "float64" else torch.float32
     model.to(device=device, dtype=dtype)
     source: Any
@@ -300,7 +300,7 @@ def warn_of_collapse(active_units: int) -> None:
     """Warn where no latent is active, and say what to try."""
     if active_units == 0:
         warnings.warn(
-            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; try "
+            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; train longer, or try "
             "modifiers.warm_up=10 (epochs), a smaller modifiers.beta or learning rate, batch normalisation, or a "
             "narrower decoder",
             PosteriorCollapse,

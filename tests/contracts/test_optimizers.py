@@ -1,0 +1,81 @@
+"""Every row of OPTIMIZERS steps as torch's own class does, and every schedule is the function it says."""
+
+import inspect
+
+import pytest
+import torch
+
+from vae.algorithms import OPTIMIZERS, SCHEDULES
+from vae.config import options_of
+from vae.errors import ConfigError
+from vae.training import read_settings
+
+
+def quadratic_run(optimizer_of, steps=20):
+    parameter = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64))
+    optimizer = optimizer_of([parameter])
+    path = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (parameter.square() * torch.tensor([1.0, 5.0])).sum().backward()
+        optimizer.step()
+        path.append(parameter.detach().clone())
+    return torch.stack(path)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_twenty_steps_equal_torchs(name):
+    row = OPTIMIZERS[name]
+    torch.testing.assert_close(quadratic_run(row), quadratic_run(row.cls), rtol=1e-12, atol=1e-12)
+
+
+def test_the_table_holds_every_optimizer_of_torch_that_steps_on_a_gradient_alone():
+    """LBFGS needs a closure, SparseAdam sparse gradients, Muon and Adafactor only matrices or no fixed rate."""
+    others = {"LBFGS", "SparseAdam", "Muon", "Adafactor", "Optimizer"}
+    torchs = {name for name, cls in vars(torch.optim).items() if inspect.isclass(cls)} - others
+    assert {row.cls.__name__ for row in OPTIMIZERS.values()} == torchs
+
+
+def test_adagrads_initial_accumulator_is_a_setting():
+    settings = read_settings(
+        {
+            "data": {"name": "digits"},
+            "model": {"latent_dim": 2},
+            "train": {"optimizer": {"name": "adagrad", "initial_accumulator_value": 0.1}},
+        }
+    )
+    assert settings.train.optimizer.options["initial_accumulator_value"] == 0.1
+    group = OPTIMIZERS["adagrad"]([torch.nn.Parameter(torch.ones(2))], initial_accumulator_value=0.1)
+    assert next(iter(group.state.values()))["sum"].tolist() == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_negative_learning_rate_is_refused(name):
+    raw = {"data": {"name": "digits"}, "model": {"latent_dim": 2}, "train": {"optimizer": {"name": name, "lr": -1}}}
+    with pytest.raises(ConfigError, match=r"train\.optimizer\.lr: must be greater than 0"):
+        read_settings(raw)
+
+
+def test_options_are_torchs_keywords():
+    assert {"lr", "betas", "eps", "weight_decay", "amsgrad"} <= options_of(OPTIMIZERS["adam"]).keys()
+    assert not {"foreach", "fused", "capturable", "maximize", "params"} & options_of(OPTIMIZERS["adam"]).keys()
+
+
+EXPECTED = {  # factors at epochs 0, 1.5, 5 and 10 of 10
+    "constant": ({}, [1, 1, 1, 1]),
+    "step": ({"every": 5, "gamma": 0.1}, [1, 1, 0.1, 0.01]),
+    "exponential": ({"gamma": 0.5}, [1, 0.5, 0.5**5, 0.5**10]),
+    "cosine": ({"final": 0.0}, [1, 0.9455032620941839, 0.5, 0]),
+    "warm_up": ({"epochs": 3.0}, [1e-3, 0.5, 1, 1]),
+}
+
+
+def test_every_schedule_has_an_oracle():
+    assert EXPECTED.keys() == SCHEDULES.keys()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule(name):
+    options, factors = EXPECTED[name]
+    schedule = SCHEDULES[name](**options)
+    assert [schedule(epoch, 10) for epoch in (0, 1.5, 5, 10)] == pytest.approx(factors)

@@ -1,0 +1,326 @@
+"""The command lines: what they print and write, and one sentence with status 2 for whatever is wrong."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import vae
+from vae.commands.encode import main as encode
+from vae.commands.evaluate import main as evaluate
+from vae.commands.plot import main_curves, main_manifold, main_reconstructions, main_samples, main_tsne
+from vae.commands.train import main as train
+from vae.training import read_settings
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+CONFIG = {
+    "data": {"name": "digits", "pixels": "static", "train_size": 150, "validation_size": 30},
+    "model": {"latent_dim": 2, "encoder": {"hidden": [12]}, "decoder": {"hidden": [12]}},
+    "train": {"epochs": 2, "batch_size": 64, "device": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a config, a run of two latents, one of four, and one on grey levels."""
+    path = tmp_path_factory.mktemp("commands")
+    config = path / "tiny.yaml"
+    config.write_text(yaml.dump(CONFIG))
+    assert train(["--config", str(config), "--out", str(path / "d2")]) == 0
+    more = ["--set", "model.latent_dim=4", "data.validation_size=0", "--out", str(path / "d4")]
+    assert train(["--config", str(config), *more]) == 0
+    assert train(["--config", str(config), "--set", "data.pixels=grey", "--out", str(path / "grey")]) == 0
+    return path
+
+
+def figures(run):
+    return {p.name for p in (run / "figures").iterdir()}
+
+
+def both(*stems):
+    return {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
+
+
+# ------------------------------------------------------------------------------------------------- what works
+
+
+def test_training_ends_with_an_evaluation_and_the_figures_that_suit(folder):
+    common = ("curves", "reconstructions", "samples")
+    assert figures(folder / "d2") == both(*common, "manifold", "manifold_quantiles", "codes")
+    assert figures(folder / "d4") == both(*common, "tsne")
+    record = json.loads((folder / "d2" / "evaluation.json").read_text())
+    assert record["elbo"]["n"] == 297
+    splits = {json.loads(line)["split"] for line in (folder / "d2" / "metrics.jsonl").read_text().splitlines()}
+    assert splits == {"train", "validation", "test"}
+
+
+def test_the_resolved_config_of_a_run_is_a_config(folder):
+    settings = read_settings(folder / "d2" / "config.yaml")
+    assert settings.model.likelihood.name == "bernoulli"  # chosen by the kind of the data
+
+
+def test_evaluate_json_is_one_object_alone_and_the_same_twice(folder, capsys):
+    outputs = []
+    for more in ([], [], ["--batch-size", "7"]):
+        assert evaluate([str(folder / "d2"), "--json", *more]) == 0
+        outputs.append(json.loads(capsys.readouterr().out))
+    assert outputs[0] == outputs[1]
+    for key in ("elbo", "log_p_x_given_z", "kl"):
+        assert outputs[0][key].keys() == {"mean", "stderr", "n"}
+        assert outputs[0][key]["n"] == 297
+        assert outputs[2][key]["mean"] == pytest.approx(outputs[0][key]["mean"], rel=1e-6)
+    assert outputs[0]["density"] is True
+    assert outputs[0]["checkpoint"] == "best"
+    assert outputs[0]["elbo"]["mean"] < 0
+
+
+def test_evaluate_says_that_grey_cross_entropy_is_no_density(folder, capsys):
+    assert evaluate([str(folder / "grey"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["density"] is False
+    assert evaluate([str(folder / "grey")]) == 0
+    assert "no density" in capsys.readouterr().out
+
+
+def test_evaluate_splits_limits_saves_and_takes_a_file(folder, capsys, tmp_path):
+    run = str(folder / "d2")
+    for split, n in (("train", 150), ("validation", 30), ("test", 297)):
+        assert evaluate([run, "--split", split, "--json", "--save", str(tmp_path / f"{split}.npz")]) == 0
+        assert json.loads(capsys.readouterr().out)["elbo"]["n"] == n
+        assert np.load(tmp_path / f"{split}.npz")["elbo"].shape == (n,)
+    assert evaluate([run, "--limit", "9", "--save", str(tmp_path / "nine.npz")]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "nine.npz")["elbo"], np.load(tmp_path / "test.npz")["elbo"][:9], rtol=1e-5)
+    capsys.readouterr()
+    x = vae.load_data("digits", pixels="static").test.images().numpy()
+    np.savez(tmp_path / "own.npz", x=x[:5])
+    assert evaluate([run, "--data", str(tmp_path / "own.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["elbo"]["n"] == 5
+
+
+def test_encode(folder, tmp_path, capsys):
+    assert encode([str(folder / "d2"), "--out", str(tmp_path / "codes.npz")]) == 0
+    assert "posterior means of the 297 data of test" in capsys.readouterr().out
+    codes = np.load(tmp_path / "codes.npz")
+    data = vae.load_data("digits", pixels="static")
+    model = vae.load(folder / "d2")
+    np.testing.assert_allclose(codes["z"], model.encode(data.test.images()).numpy(), rtol=1e-5, atol=1e-6)
+    assert (codes["y"] == data.test.y.numpy()).all()
+    assert encode([str(folder / "d2"), "--out", str(tmp_path / "s.npz"), "--sample", "--limit", "5"]) == 0
+    assert np.load(tmp_path / "s.npz")["z"].shape == (5, 2)
+
+
+def test_plots_of_several_runs_and_elsewhere(folder, tmp_path, capsys):
+    runs = [str(folder / "d2"), str(folder / "d4")]
+    for main, stem in ((main_curves, "curves"), (main_reconstructions, "reconstructions")):
+        assert main([*runs, "--out", str(tmp_path)]) == 0
+        assert set(both(stem)) <= {p.name for p in tmp_path.iterdir()}
+    assert main_manifold([runs[0], "--range", "3", "--count", "5", "--out", str(tmp_path)]) == 0
+    assert main_samples([runs[1], "--count", "7", "--out", str(tmp_path)]) == 0
+    assert main_tsne([runs[1], "--limit", "40", "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "perplexity lowered from 50 to 13" in captured.err
+    assert str(tmp_path / "tsne.png") in captured.out
+
+
+def test_list_names_every_part_and_dry_run_resolves(folder, capsys):
+    from vae.algorithms import OPTIMIZERS, SCHEDULES
+    from vae.data import DATASETS
+    from vae.likelihoods import LIKELIHOODS
+    from vae.networks import DECODERS, ENCODERS
+    from vae.objectives import OBJECTIVES
+
+    assert train(["--list"]) == 0
+    words = capsys.readouterr().out.split()
+    for table in (DATASETS, ENCODERS, DECODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, SCHEDULES):
+        assert set(table) <= set(words)
+    before = {p for p in folder.rglob("*")}
+    assert train(["--config", str(ROOT / "configs" / "mnist_d2.yaml"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert yaml.safe_load(out)["train"]["batch_size"] == 128
+    assert "# 1,137,428 parameters" in out
+    assert {p for p in folder.rglob("*")} == before
+
+
+def test_a_finished_run_says_so(folder, capsys):
+    before = (folder / "d4" / "checkpoints" / "last.safetensors").read_bytes()
+    assert train(["--resume", str(folder / "d4")]) == 0
+    assert "this run is finished" in capsys.readouterr().err
+    assert (folder / "d4" / "checkpoints" / "last.safetensors").read_bytes() == before
+
+
+def test_a_run_goes_on_with_more_epochs(folder, tmp_path):
+    run = tmp_path / "more"
+    assert train(["--config", str(folder / "tiny.yaml"), "--out", str(run)]) == 0
+    assert train(["--resume", str(run), "--set", "train.epochs=3"]) == 0
+    epochs = [x["epoch"] for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if x["split"] == "train"]
+    assert epochs == [1, 2, 3]
+    assert yaml.safe_load((run / "config.yaml").read_text())["train"]["epochs"] == 3
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(folder, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--config", str(folder / "tiny.yaml"), "--out", str(run)]
+    assert train(arguments) == 0
+    (run / "notes.txt").write_text("mine")
+    assert train([*arguments, "--overwrite", "--set", "train.epochs=1"]) == 0
+    assert (run / "notes.txt").read_text() == "mine"
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["epoch"] for line in lines} == {1}
+
+
+def test_vectors_and_unlabelled_data_are_pictured_too(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).standard_normal((60, 7)).astype(np.float32))
+    config = {**CONFIG, "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}
+    for dim in (1, 2, 3):
+        config["model"] = {**CONFIG["model"], "latent_dim": dim}
+        (tmp_path / "c.yaml").write_text(yaml.dump(config))
+        assert train(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / str(dim))]) == 0
+
+
+# ------------------------------------------------------------------------------------------------- what is wrong
+
+
+def damage(folder, tmp_path, name, change):
+    """A copy of the run of two latents with one file changed (or removed, where the change gives None)."""
+    import shutil
+
+    run = tmp_path / "damaged"
+    shutil.copytree(folder / "d2", run)
+    path = run / name
+    content = change(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    return run
+
+
+def flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
+WRONG = [
+    # (command, arguments, what the sentence says); {d} is the folder of the runs, {t} a fresh one
+    (train, [], "give one of --config FILE, --resume RUN, --list"),
+    (train, ["--config", "{d}/tiny.yaml", "--resume", "{d}/d2"], "give one of"),
+    (train, ["--confg", "x"], "unrecognized arguments: --confg x; see train.py --help"),
+    (train, ["--config"], "--config: expected one argument"),
+    (train, ["--config", "{d}/tinny.yaml"], "no such config file; did you mean"),
+    (train, ["--config", "{d}"], "cannot be read as a config file"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "model.latent_dims=3"], "no such setting; did you mean latent_dim?"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs=ten"], "expected a whole number, not 'ten'"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs"], "expected KEY=VALUE"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; go on with it by --resume"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is no run"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/tiny.yaml"], "is a file; --out names a directory"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "/proc/x/y"], "cannot write the run there"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "model.likelihood=bernoulli", "data.pixels=grey"], "bernoulli needs 0 or 1"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "data.train_size=5000"], "do not fit into the 1500 data"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: npz, path: {t}/no.npz}}"], "no such file"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: folder, path: {t}}}"], "no images in this folder"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: frey_face, root: {t}}}"], "frey_rawface.mat: no such file"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "model.encoder={{name: conv}}"], "too small for 3 convolutions"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "model.encoder={{name: module, of: x}}"], "open it from Python"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: loader}}"], "trained from a DataLoader"),
+    (train, ["--resume", "{d}/nothing"], "no such run directory"),
+    (train, ["--resume", "{t}"], "no run directory (it has no config.yaml)"),
+    (train, ["--resume", "{d}/d2", "--set", "model.latent_dim=3"], "model.latent_dim cannot change in a resumed run"),
+    (train, ["--resume", "{d}/d2", "--out", "{t}"], "it takes no --out"),
+    (evaluate, [], "the following arguments are required: RUN"),
+    (evaluate, ["{d}/nothing"], "no such run directory"),
+    (evaluate, ["{d}/tiny.yaml"], "no such run directory"),
+    (evaluate, ["{d}/d2", "--limit", "0"], "'0' is no whole number of at least 1"),
+    (evaluate, ["{d}/d2", "--limit", "many"], "'many' is no whole number"),
+    (evaluate, ["{d}/d2", "--split", "tests"], "invalid choice: 'tests'"),
+    (evaluate, ["{d}/d4", "--split", "validation"], "there are no validation data in this run"),
+    (evaluate, ["{d}/d4", "--checkpoint", "best"], "has no checkpoint best, only last"),
+    (evaluate, ["{d}/d2", "--data", "{t}/no.npz"], "no such file"),
+    (encode, ["{d}/d2"], "the following arguments are required: --out"),
+    (encode, ["{d}/d2", "--out", "/proc/x/y.npz"], "/proc/x"),
+    (main_manifold, ["{d}/d4"], "a manifold is drawn over 2 latents, and this model has 4"),
+    (main_manifold, ["{d}/d2", "--range", "-1"], "'-1' is no number greater than 0"),
+    (main_tsne, ["{d}/d4", "--limit", "3"], "t-SNE needs at least 4 data"),
+    (main_reconstructions, ["{d}/d2", "{d}/grey"], "was trained on other data"),
+    (main_curves, ["{t}"], "no run directory"),
+    (main_samples, ["{d}/d2", "--count", "0"], "'0' is no whole number of at least 1"),
+]
+
+
+@pytest.mark.parametrize(("main", "arguments", "sentence"), WRONG, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_a_mistake_is_one_sentence_and_status_2(main, arguments, sentence, folder, tmp_path, capsys):
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    status = main([a.format(d=folder, t=tmp_path) for a in arguments])
+    captured = capsys.readouterr()
+    assert status == (1 if "/proc/x/y.npz" in arguments else 2)
+    assert sentence in captured.err
+    assert captured.err.strip().count("\n") == 0
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before  # nothing lost, nothing made
+
+
+DAMAGED = [
+    (BEST, flip, evaluate, "best.safetensors: "),
+    (BEST, lambda c: c[:-10], evaluate, "not a whole checkpoint"),
+    (BEST, lambda c: b"", evaluate, "not a whole checkpoint"),
+    (LAST, flip, train, "last.safetensors: "),
+    (LAST, lambda c: c[: len(c) // 2], train, "not a whole checkpoint"),
+    ("config.yaml", lambda c: None, evaluate, "it has no config.yaml"),
+    ("config.yaml", lambda c: c.replace(b"lr: 0.001", b"lr: 0.01"), train, "train.optimizer.lr differ"),
+    ("config.yaml", lambda c: c.replace(b"latent_dim: 2", b"latent_dim: 3"), train, "of another model"),
+    ("metrics.jsonl", lambda c: c[:100], train, "metrics.jsonl: holds 0 lines"),
+    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "a line of it is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "main", "sentence"), DAMAGED, ids=[f"{n}-{s}" for n, _, _, s in DAMAGED])
+def test_a_damaged_run_is_refused_by_name(name, change, main, sentence, folder, tmp_path, capsys):
+    run = damage(folder, tmp_path, name, change)
+    status = main([str(run)] if main is evaluate else ["--resume", str(run), "--set", "train.epochs=4"])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert sentence in captured.err
+    assert captured.err.strip().count("\n") == 0
+
+
+def test_all_misfits_of_a_config_come_at_once_a_line_each(folder, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("data: {name: mnits}\nmodel: {latent_dims: 2}\ntrain: {epochs: -1}\n")
+    assert train(["--config", str(tmp_path / "bad.yaml")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4
+    assert all(line.startswith(f"{tmp_path / 'bad.yaml'}: ") for line in errors)
+
+
+def test_a_run_that_fails_exits_1(folder, tmp_path, capsys):
+    arguments = ["--config", str(folder / "tiny.yaml"), "--out", str(tmp_path / "x")]
+    assert train([*arguments, "--set", "train.optimizer={name: sgd, lr: 1e30}"]) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "is not finite at step" in errors[-1]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
+def test_help_answers_in_under_a_second_with_an_example(script):
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+    assert time.perf_counter() - start < 1
+    assert result.returncode == 0
+    assert f"example: python scripts/{script.name}" in " ".join(result.stdout.split())
+
+
+def test_a_process_gives_sentence_and_status_too(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "evaluate.py"), str(tmp_path / "no")], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+
+
+def test_scripts_are_thin():
+    assert {s.stem for s in SCRIPTS} >= {
+        "train", "evaluate", "encode", "plot_curves", "plot_samples", "plot_reconstructions", "plot_manifold", "plot_tsne"
+    }  # fmt: skip
+    assert all(len(s.read_text().splitlines()) <= 10 for s in SCRIPTS)

@@ -1,0 +1,71 @@
+"""The import statements keep to the floors of the plan: a module imports from lower floors or from its own package."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "vae"
+# `errors` is the ground that floor 0 itself stands on.
+FLOORS = {
+    "errors": -1,
+    **dict.fromkeys(("config", "randomness"), 0),
+    "distributions": 1,
+    **dict.fromkeys(("data", "networks", "posteriors", "priors", "likelihoods"), 2),
+    "models": 3,
+    "objectives": 4,
+    **dict.fromkeys(("algorithms", "evaluation"), 5),
+    "training": 6,
+    "figures": 7,
+    "commands": 9,
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports(path):
+    """The modules of vae that a file imports, anywhere in it, TYPE_CHECKING or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vae":
+            yield from ([node.module] if node.module != "vae" else [f"vae.{alias.name}" for alias in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "vae")
+
+
+def package_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_a_floor():
+    assert {package_of(path) for path in FILES} - {"__init__"} == FLOORS.keys()
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if package_of(p) != "__init__"], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_down(path):
+    own = package_of(path)
+    for module in imports(path):
+        other = module.split(".")[1]
+        if other in (own, "__version__"):
+            continue
+        assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {module} (floor {FLOORS[other]})"
+
+
+def test_config_and_errors_import_no_torch_and_vae_imports_nothing():
+    code = "import sys, vae, vae.config, vae.errors, vae.commands.train; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_every_public_name_resolves():
+    import vae
+
+    for name in vae.__all__:
+        assert getattr(vae, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vae.nothing  # noqa: B018
+
+
+def test_torchvision_is_imported_only_for_a_data_set_of_its():
+    code = "import sys, vae; vae.load_data('digits'); vae.build('configs/mnist_d2.yaml'); print('torchvision' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SOURCE.parent.parent)
+    assert result.stdout.strip() == "False", result.stderr

@@ -1,0 +1,353 @@
+"""A run resumed from any checkpoint ends in the same bits as one never stopped, metrics included."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae
+from vae.algorithms import AEVB, OPTIMIZERS
+from vae.errors import CheckpointError, Interrupted, UsageError
+from vae.training import read_settings
+from vae.training.run import evaluation_line, resumed_settings, train
+from vae.training.trainer import Trainer
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
+
+
+def metrics(path):
+    """The lines without what the promise leaves out."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith(("seconds", "_per_second"))} for line in lines]
+
+
+def assert_same_run(one, other):
+    names = sorted(p.name for p in (one / "checkpoints").iterdir())
+    assert names == sorted(p.name for p in (other / "checkpoints").iterdir())
+    assert metrics(one) == metrics(other)
+    for name in names:
+        assert (one / "checkpoints" / name).read_bytes() == (other / "checkpoints" / name).read_bytes(), name
+
+
+def config(**changes):
+    raw = {
+        "data": {"name": "digits", "pixels": "dynamic", "train_size": 300, "validation_size": 50},
+        "model": {
+            "latent_dim": 3,
+            "encoder": {"name": "mlp", "hidden": [12], "batch_norm": True},
+            "decoder": {"name": "mlp", "hidden": [11], "batch_norm": True},
+        },
+        "train": {"epochs": 4, "batch_size": 64, "checkpoint_seconds": 0, "device": "cpu"},
+    }
+    for key, value in changes.items():
+        raw[key] = {**raw.get(key, {}), **value}
+    return raw
+
+
+CASES = {
+    "batch norm, dynamic pixels, validation": {},
+    "early stopping": {"train": {"patience": 1, "epochs": 30, "optimizer": {"name": "sgd", "lr": 3e-2}}},
+    "static pixels, no validation": {"data": {"pixels": "static", "validation_size": 0}},
+    "warm-up of beta": {"modifiers": {"beta": 0.5, "warm_up": 3}},
+    "cosine, clipping": {"train": {"schedule": "cosine", "clip_grad_norm": 1.0}},
+    "estimator A, L = 3": {"objective": {"name": "sgvb_a", "num_samples": 3}},
+    "a count of samples": {"train": {"epochs": None, "samples": 1000}},
+    "rare evaluation": {"train": {"evaluate_every": 3, "epochs": 5}},
+    "float64": {"train": {"precision": "float64"}},
+    "learned variance": {"data": {"pixels": "grey"}, "model": {"likelihood": {"name": "gaussian", "variance": "shared"}}},
+    **{f"optimizer {name}": {"train": {"optimizer": {"name": name}}} for name in OPTIMIZERS},
+}
+
+
+def observe(model, data):
+    return [{"split": "test", **evaluation_line(model, data, "test", 0)}]
+
+
+def run(raw, out, **options):
+    return train(read_settings(raw), out, verbose=False, observe=observe, **options)
+
+
+def interrupt_after(monkeypatch, steps):
+    """A signal to this very process after so many more steps."""
+    real, count = AEVB.step, [0]
+
+    def step(self, state, batch, noise):
+        count[0] += 1
+        if count[0] == steps:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, state, batch, noise)
+
+    monkeypatch.setattr(AEVB, "step", step)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_twice_in_the_middle_of_epochs(case, tmp_path, monkeypatch):
+    raw = config(**CASES[case])
+    run(raw, tmp_path / "whole")
+    for steps in (3, 8):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGINT"):
+            interrupt_after(patch, steps)
+            run(raw, tmp_path / "parts", resume=True)
+    run(raw, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_resumed_from_every_checkpoint_there_ever_was(tmp_path, monkeypatch, name):
+    """Each file that was ever written under a name, put back as the last of its time."""
+    kept = []
+    real = Trainer._save
+
+    def keep(self, which):
+        real(self, which)
+        if which == name:
+            kept.append((tmp_path / "whole" / "checkpoints" / f"{which}.safetensors").read_bytes())
+
+    monkeypatch.setattr(Trainer, "_save", keep)
+    run(config(), tmp_path / "whole")
+    monkeypatch.undo()
+    assert len(kept) >= 3
+    for i, content in enumerate(kept):
+        path = tmp_path / f"from{i}"
+        path.joinpath("checkpoints").mkdir(parents=True)
+        for file in ("config.yaml", "metrics.jsonl"):  # all metrics of the whole run: those after are cut off
+            path.joinpath(file).write_bytes((tmp_path / "whole" / file).read_bytes())
+        best = (tmp_path / "whole" / "checkpoints" / "best.safetensors").read_bytes()
+        (path / "checkpoints" / "best.safetensors").write_bytes(best)
+        (path / "checkpoints" / "last.safetensors").write_bytes(content)
+        run(config(), path, resume=True)
+        assert_same_run(tmp_path / "whole", path)
+
+
+def test_more_epochs_later_are_more_epochs_at_once(tmp_path):
+    run(config(train={"epochs": 2}), tmp_path / "parts")
+    settings = resumed_settings(tmp_path / "parts", ["train.epochs=4"])
+    train(settings, tmp_path / "parts", resume=True, verbose=False, observe=observe)
+    run(config(train={"epochs": 4}), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_observers_change_no_bit(tmp_path):
+    run(config(), tmp_path / "observed")
+    train(read_settings(config()), tmp_path / "alone", verbose=False)
+    for name in ("best", "last"):
+        ours, theirs = (
+            vae.training.checkpoint.read(tmp_path / which / "checkpoints" / f"{name}.safetensors")
+            for which in ("observed", "alone")
+        )
+        assert all(torch.equal(ours[0][key], theirs[0][key]) for key in ours[0].keys() | theirs[0].keys())
+    train_lines = [line for line in metrics(tmp_path / "observed") if line["split"] != "test"]
+    assert train_lines == metrics(tmp_path / "alone")
+
+
+def test_two_runs_of_one_config_are_equal_and_leave_the_users_generator_alone(tmp_path):
+    before = torch.get_rng_state()
+    run(config(), tmp_path / "one")
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    run(config(), tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+class Dropout(torch.nn.Module):
+    """A user's own encoder that draws from torch's default generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(64, 9), torch.nn.Dropout(0.5), torch.nn.Linear(9, 4)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def with_own_encoder():
+    torch.manual_seed(5)
+    return vae.VAE(Dropout(), vae.mlp_decoder(2, (1, 8, 8), hidden=(7,)), vae.Bernoulli((1, 8, 8)))
+
+
+def test_a_users_module_that_draws_resumes_too(tmp_path, monkeypatch):
+    data = vae.load_data("digits", pixels="dynamic", train_size=300)
+    options = dict(epochs=3, verbose=False, resume=True, checkpoint_seconds=0)
+    vae.fit(with_own_encoder(), data, out=tmp_path / "whole", **options)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, 4)
+        vae.fit(with_own_encoder(), data, out=tmp_path / "parts", **options)
+    torch.manual_seed(1234)
+    vae.fit(with_own_encoder(), data, out=tmp_path / "parts", **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_dataloader_resumes_at_the_ends_of_epochs(tmp_path, monkeypatch):
+    images = vae.load_data("digits", pixels="static").train.images()
+
+    def fit(out):
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(images[:300]), 64, shuffle=True, generator=torch.Generator().manual_seed(3)
+        )
+        return vae.fit(with_own_encoder(), loader, out=out, epochs=3, verbose=False, resume=True)
+
+    fit(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, 8)
+        fit(tmp_path / "parts")
+    fit(tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.fixture
+def finished(tmp_path):
+    run(config(), tmp_path / "x")
+    return tmp_path / "x"
+
+
+def test_only_paths_device_and_length_may_change(finished):
+    with pytest.raises(UsageError, match=r"model\.latent_dim, train\.batch_size cannot change in a resumed run"):
+        resumed_settings(finished, ["model.latent_dim=4", "train.batch_size=32"])
+    resumed_settings(finished, ["data.root=/elsewhere", "train.device=auto", "train.epochs=9"])
+
+
+def test_a_config_edited_by_hand_is_refused_by_name(finished):
+    path = finished / "config.yaml"
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.1"))
+    with pytest.raises(CheckpointError, match=r"another config: train\.optimizer\.lr"):
+        train(resumed_settings(finished, []), finished, resume=True, verbose=False)
+
+
+def test_other_training_data_are_refused(tmp_path):
+    import numpy as np
+
+    def save(seed):
+        x = np.random.default_rng(seed).integers(0, 256, (50, 8, 8), dtype=np.uint8)
+        np.savez(tmp_path / "own.npz", x=x)
+
+    raw = {**config(), "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}
+    save(0)
+    run(raw, tmp_path / "x")
+    save(1)
+    with pytest.raises(CheckpointError, match="the training data are not those that this run was trained on"):
+        run({**raw, "train": {**raw["train"], "epochs": 9}}, tmp_path / "x", resume=True)
+
+
+def test_metrics_that_were_shortened_are_refused_and_kept(finished):
+    path = finished / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: holds 2 lines, and the checkpoint remembers"):
+        train(resumed_settings(finished, ["train.epochs=9"]), finished, resume=True, verbose=False)
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path):
+    run(config(), tmp_path / "whole")
+    path = tmp_path / "begun"
+    path.mkdir()
+    path.joinpath("config.yaml").write_bytes((tmp_path / "whole" / "config.yaml").read_bytes())
+    path.joinpath("metrics.jsonl").write_text('{"step": 1, "half a li')
+    train(resumed_settings(path, []), path, resume=True, verbose=False, observe=observe)
+    assert_same_run(tmp_path / "whole", path)
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    run(config(), tmp_path / "x")
+    with (tmp_path / "x" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another process is training in this directory"):
+            run(config(), tmp_path / "x", resume=True)
+
+
+# ------------------------------------------------------------------------------------------------- real processes
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def kill_until_done(raw, out, kills, rng, longest):
+    """Train by a real process, killed `kills` times at random moments of training; gives how many kills it took."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    file = out.parent / f"{out.name}.yaml"
+    file.write_text(json.dumps(raw))
+    done = 0
+    while done < kills:
+        process = start("--resume", out) if (out / "config.yaml").exists() else start("--config", file, "--out", out)
+        before, deadline = size(out / "metrics.jsonl"), time.monotonic() + 120
+        # Training has begun (again) once the metrics change: cut back, then growing.
+        while size(out / "metrics.jsonl") == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, longest))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if process.returncode != -signal.SIGKILL:
+            break  # it ended before the kill: the training was too short
+        done += 1
+    last = start("--resume", out)
+    errors = last.communicate()[1]
+    assert last.returncode == 0, errors
+    return done
+
+
+KILLED = {
+    "everything": config(train={"patience": 600, "evaluate_every": 2}),
+    "nothing": config(
+        data={"pixels": "static", "validation_size": 0},
+        train={"checkpoint_seconds": 0.2, "optimizer": {"name": "adagrad", "lr": 0.05}},
+    ),
+}
+
+
+def kill_test(case, kills, epochs, tmp_path):
+    raw = KILLED[case] | {"train": {**KILLED[case]["train"], "epochs": epochs}}
+    (tmp_path / "whole.yaml").write_text(json.dumps(raw))
+    whole = start("--config", tmp_path / "whole.yaml", "--out", tmp_path / "whole")
+    assert whole.wait() == 0
+    assert kill_until_done(raw, tmp_path / "killed", kills, random.Random(case), 0.25) == kills
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_two_kills_are_survived_bit_for_bit(tmp_path):
+    kill_test("everything", 2, 120, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", KILLED)
+def test_twenty_kills_are_survived_bit_for_bit(case, tmp_path):
+    kill_test(case, 20, 600, tmp_path)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_resume(tmp_path, number, status):
+    raw = config(train={"epochs": 100_000, "checkpoint_seconds": 1000})
+    (tmp_path / "c.yaml").write_text(json.dumps(raw))
+    process = start("--config", tmp_path / "c.yaml", "--out", tmp_path / "x")
+    while not size(tmp_path / "x" / "metrics.jsonl") and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    errors = process.communicate()[1]
+    assert process.returncode == status
+    assert "Traceback" not in errors
+    assert f"go on with: python scripts/train.py --resume {tmp_path / 'x'}" in errors.splitlines()[-1]
+    assert vae.load(tmp_path / "x").latent_dim == 3

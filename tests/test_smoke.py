@@ -1,5 +1,0 @@
-import vae
-
-
-def test_version():
-    assert vae.__version__

@@ -1,0 +1,310 @@
+"""The trainer: what is logged, when it stops, what it refuses, and that data stay where they belong."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+import vae
+from vae.algorithms import AEVB, OPTIMIZERS
+from vae.data import Data
+from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
+from vae.objectives import EstimatorB
+from vae.training import read_settings, run
+from vae.training.run import train
+
+SHAPE = (1, 8, 8)
+
+
+def config(**changes):
+    raw = {
+        "data": {"name": "digits", "pixels": "static", "train_size": 200},
+        "model": {"latent_dim": 2, "encoder": {"hidden": [12]}, "decoder": {"hidden": [12]}},
+        "train": {"epochs": 3, "batch_size": 64, "device": "cpu"},
+    }
+    for key, value in changes.items():
+        raw[key] = {**raw.get(key, {}), **value}
+    return raw
+
+
+def lines(path, split="train"):
+    return [x for x in map(json.loads, (path / "metrics.jsonl").read_text().splitlines()) if x["split"] == split]
+
+
+def go(tmp_path, observe=None, **changes):
+    return train(read_settings(config(**changes)), tmp_path / "x", verbose=False, observe=observe)[0]
+
+
+def test_metrics_hold_what_is_promised(tmp_path):
+    go(tmp_path, data={"validation_size": 40})
+    train_lines = lines(tmp_path / "x")
+    assert [line["epoch"] for line in train_lines] == [1, 2, 3]
+    assert [line["step"] for line in train_lines] == [4, 8, 12]  # 200 data in minibatches of 64: the rest is used too
+    assert [line["samples"] for line in train_lines] == [200, 400, 600]
+    for line in train_lines:
+        assert {"elbo", "log_p_x_given_z", "kl", "seconds"} <= line.keys()
+        assert line["elbo"] == pytest.approx(line["log_p_x_given_z"] - line["kl"], abs=1e-4)
+        assert "objective" not in line  # it is the ELBO
+    for line in lines(tmp_path / "x", "validation"):
+        assert len(line["kl_per_dimension"]) == 2
+        assert sum(line["kl_per_dimension"]) == pytest.approx(line["kl"], rel=1e-6)
+        assert line["active_units"] in (0, 1, 2)
+
+
+def test_training_learns(tmp_path):
+    go(tmp_path, train={"epochs": 30, "optimizer": {"name": "adam", "lr": 1e-2}})
+    bounds = [line["elbo"] for line in lines(tmp_path / "x")]
+    assert bounds[-1] > bounds[0] + 10
+
+
+def test_with_beta_the_objective_stands_beside_the_elbo(tmp_path):
+    go(tmp_path, modifiers={"beta": 4.0})
+    for line in lines(tmp_path / "x"):
+        assert line["elbo"] == pytest.approx(line["log_p_x_given_z"] - line["kl"], abs=1e-4)
+        assert line["objective"] == pytest.approx(line["log_p_x_given_z"] - 4 * line["kl"], abs=1e-4)
+
+
+def test_a_count_of_samples_ends_the_run(tmp_path):
+    go(tmp_path, train={"epochs": None, "samples": 300})
+    last = lines(tmp_path / "x")[-1]
+    assert (last["samples"], last["epoch"]) == (328, 2)  # the first minibatch at or past it
+
+
+def test_early_stopping_and_the_best_checkpoint(tmp_path):
+    go(
+        tmp_path,
+        data={"validation_size": 40},
+        train={"epochs": 500, "patience": 4, "optimizer": {"name": "adam", "lr": 5e-2}},
+    )
+    bounds = [line["elbo"] for line in lines(tmp_path / "x", "validation")]
+    best = max(range(len(bounds)), key=bounds.__getitem__)
+    assert len(bounds) == best + 1 + 4 < 500
+    opened = run.open_run(tmp_path / "x")
+    assert opened.checkpoint == "best"
+    assert opened.step == lines(tmp_path / "x")[best]["step"]
+    split = vae.load_data("digits", pixels="static", train_size=200, validation_size=40).validation
+    assert vae.evaluate_bound(opened.model, split, name="validation").elbo.mean() == pytest.approx(bounds[best], abs=1e-9)
+
+
+def test_without_validation_there_is_no_best(tmp_path):
+    go(tmp_path)
+    assert [p.name for p in (tmp_path / "x" / "checkpoints").iterdir()] == ["last.safetensors"]
+
+
+def test_reduction_by_sum_and_by_mean_differ_by_the_size_of_the_minibatch():
+    gradients = {}
+    for reduction in ("sum", "mean"):
+        torch.manual_seed(0)
+        model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+        algorithm = AEVB(EstimatorB(), OPTIMIZERS["sgd"], reduction)
+        x, noise = (torch.rand(7, *SHAPE) > 0.5).float(), torch.randn(1, 7, 2)
+        algorithm.step(algorithm.init(model), x, noise)
+        gradients[reduction] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(gradients["sum"], 7 * gradients["mean"], rtol=1e-4, atol=1e-5)
+
+
+def test_one_step_of_aevb_is_one_step_up_the_bound():
+    """Against the same step written out with torch.distributions and plain gradient ascent."""
+    torch.manual_seed(0)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE)).double()
+    x, noise = (torch.rand(7, *SHAPE) > 0.5).double(), torch.randn(3, 7, 2, dtype=torch.float64)
+    mean, log_variance = model.encoder(x).chunk(2, 1)
+    q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    z = mean + q.stddev * noise
+    p = torch.distributions.Bernoulli(logits=model.decoder(z.flatten(0, 1)).view(3, 7, *SHAPE))
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(torch.zeros(2).double(), 1.0)).sum(1)
+    bound = p.log_prob(x).sum((2, 3, 4)).mean(0) - kl
+    gradients = torch.autograd.grad(bound.mean(), list(model.parameters()))
+    expected = [p + 0.1 * g for p, g in zip(model.parameters(), gradients, strict=True)]
+    algorithm = AEVB(EstimatorB(num_samples=3), lambda p: torch.optim.SGD(p, lr=0.1))
+    state, info = algorithm.step(algorithm.init(model), x, noise)
+    assert info.sums["elbo"].item() == pytest.approx(bound.sum().item(), abs=1e-9)
+    assert state.step == 1
+    for ours, theirs in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+class Broken(torch.nn.Module):
+    """A decoder that gives NaN from a call on."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.layer, self.calls, self.after = torch.nn.Linear(2, 64), 0, after
+
+    def forward(self, z):
+        self.calls += self.training
+        return self.layer(z) * (float("nan") if self.calls > self.after else 1.0)
+
+
+def test_a_bound_that_is_not_finite_stops_at_once_and_keeps_the_state_before(tmp_path):
+    data = vae.load_data("digits", pixels="static", train_size=200)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4), Broken(after=6), vae.Bernoulli(SHAPE))
+    with pytest.raises(TrainingFailed) as error:
+        vae.fit(model, data, out=tmp_path / "x", epochs=9, batch_size=64, checkpoint_seconds=0, verbose=False)
+    message = str(error.value)
+    assert "log_p_x_given_z is not finite at step 7" in message
+    assert "gradient" in message
+    assert f"the last good checkpoint is {tmp_path / 'x' / 'checkpoints' / 'last.safetensors'}" in message
+    opened = run.open_run(tmp_path / "x", decoder=Broken(after=99))
+    assert opened.step == 4
+    assert all(torch.isfinite(p).all() for p in opened.model.parameters())
+
+
+def test_the_largest_gradient_is_named(tmp_path):
+    with pytest.raises(TrainingFailed, match=r"(largest finite gradient is|gradients of all)"):
+        go(tmp_path, train={"optimizer": {"name": "sgd", "lr": 1e30}})
+
+
+def test_a_bound_that_explodes_stops_by_its_epoch_mean(tmp_path):
+    """Plain SGD at an absurd rate on the KL of a Gaussian model, finite for a while."""
+    with pytest.raises(TrainingFailed, match=r"the bound explodes: its mean over epoch \d+ .* largest term is|not finite"):
+        go(
+            tmp_path,
+            data={"pixels": "grey"},
+            model={"likelihood": {"name": "gaussian", "variance": "fixed", "std": 0.05}},
+            train={"epochs": 30, "optimizer": {"name": "sgd", "lr": 3e-3}},
+        )
+
+
+def explode(bounds, size=64):
+    """Run the trainer on a made-up algorithm whose bounds are given, one a step, one step an epoch."""
+    from vae.algorithms import Info, State
+    from vae.data import Resident
+    from vae.distributions import Noise
+    from vae.randomness import Streams
+    from vae.training.log import Log
+    from vae.training.trainer import Plan, Progress, Trainer
+
+    class Given:
+        def noise(self, state, size):
+            return Noise("normal", (1,))
+
+        def step(self, state, batch, noise):
+            value = torch.tensor(bounds[state.step] * len(batch), dtype=torch.float64)
+            state.step += 1
+            return state, Info(value, {"elbo": value, "kl": -value})
+
+    split = vae.load_data("digits", train_size=size).train
+    source = Resident(split, size, 0, torch.device("cpu"), torch.float32)
+    state = State(torch.nn.Linear(1, 1), None)
+    trainer = Trainer(
+        Given(), state, source, Streams(0, torch.device("cpu")), Plan(len(bounds), None), Progress(), Log(None),
+        lambda name: None, lambda: "no checkpoint", verbose=False,
+    )  # fmt: skip
+    trainer.run()
+    return trainer.log.lines
+
+
+def test_an_overshoot_that_recovers_is_no_explosion():
+    """Published Adagrad runs fall to -4000 nats in their first steps and recover; here D = 784 would allow -7840."""
+    assert len(explode([-44, -500, -300, -60, -50])) == 5
+
+
+def test_an_explosion_is_named_with_step_and_term():
+    with pytest.raises(TrainingFailed, match=r"epoch 4 \(to step 4\) is -1e\+06 nats after -40; the largest term is kl"):
+        explode([-44, -40, -41, -1e6, -1e7])
+
+
+def test_one_datum_left_over_under_batch_normalisation_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: with 64, the last minibatch of 193 data holds a single one"):
+        go(tmp_path, data={"train_size": 193}, model={"encoder": {"hidden": [8], "batch_norm": True}})
+    assert not (tmp_path / "x").exists()
+    go(tmp_path, data={"train_size": 193})  # without it, a minibatch of one is fine
+    go(tmp_path / "y", data={"train_size": 3}, train={"batch_size": 1})  # M = 1, and N < M elsewhere
+
+
+def test_fewer_data_than_a_minibatch(tmp_path):
+    go(tmp_path, data={"train_size": 5}, train={"batch_size": 64})
+    assert [line["step"] for line in lines(tmp_path / "x")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "likelihood", "message"),
+    [
+        ("grey", "bernoulli", r"bernoulli needs 0 or 1.*grey, on \[0, 1\].*that fit: grey_cross_entropy, gaussian.*static"),
+    ],
+)
+def test_values_outside_the_support_are_refused_before_training(tmp_path, pixels, likelihood, message):
+    with pytest.raises(ConfigError, match=message):
+        go(tmp_path, data={"pixels": pixels}, model={"likelihood": likelihood})
+    assert not (tmp_path / "x").exists()
+
+
+def test_real_values_fit_the_gaussian_alone(tmp_path):
+    import numpy as np
+
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).standard_normal((40, 64)))
+    data = {"name": "npz", "path": str(tmp_path / "own.npz")}
+    raw = {**config(), "data": data}
+    for likelihood in ("bernoulli", "grey_cross_entropy"):
+        with pytest.raises(ConfigError, match=r"data of npz are real, on \[-\d.*likelihoods that fit: gaussian"):
+            train(read_settings(raw, [f"model.likelihood={likelihood}"]), tmp_path / "x", verbose=False)
+    assert train(read_settings(raw), tmp_path / "x", verbose=False)[0].settings.model.likelihood.name == "gaussian"
+
+
+def test_a_collapsed_posterior_is_warned_of():
+    data = vae.load_data("digits", pixels="static", train_size=200)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4, init="normal"), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+    with pytest.warns(PosteriorCollapse, match=r"active units 0.*modifiers\.warm_up"):
+        vae.fit(model, data, epochs=2, modifiers={"beta": 50.0}, verbose=False)
+
+
+def test_training_and_selection_never_see_the_test_split():
+    data = vae.load_data("digits", pixels="static", train_size=200, validation_size=40)
+    poisoned = dataclasses.replace(data.test, x=torch.full_like(data.test.x, 1))
+    results = []
+    for test in (data.test, poisoned):
+        torch.manual_seed(0)
+        model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+        results.append(vae.fit(model, dataclasses.replace(data, test=test), epochs=3, patience=2, verbose=False))
+    assert isinstance(data, Data)
+    for a, b in zip(results[0].model.parameters(), results[1].model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_batch_normalisation_is_moved_by_training_steps_alone():
+    data = vae.load_data("digits", pixels="static", train_size=192, validation_size=40)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4, batch_norm=True), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # building moved nothing
+    vae.fit(model, data, epochs=2, batch_size=64, verbose=False)
+    assert model.encoder.layers[2].num_batches_tracked == 6
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path):
+    go(tmp_path, train={"schedule": {"name": "step", "every": 1, "gamma": 0.1}, "optimizer": {"name": "sgd", "lr": 1e-2}})
+    _, values = vae.training.checkpoint.read(tmp_path / "x" / "checkpoints" / "last.safetensors")
+    group = values["optimizer"]["param_groups"][0]
+    assert group["initial_lr"] == 1e-2
+    assert group["lr"] == pytest.approx(1e-4)
+
+
+def test_precisions_and_compilation_train(tmp_path):
+    for i, precision in enumerate(("float64", "bfloat16")):
+        made = go(tmp_path / str(i), train={"precision": precision})
+        assert next(made.model.parameters()).dtype == (torch.float64 if precision == "float64" else torch.float32)
+        assert math.isfinite(made.history[-1]["elbo"])
+    with pytest.raises(ConfigError, match=r"train\.precision: tf32"):
+        go(tmp_path, train={"precision": "tf32"})
+
+
+def test_a_gradient_is_clipped_to_its_norm():
+    torch.manual_seed(0)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+    algorithm = AEVB(EstimatorB(), OPTIMIZERS["sgd"], "sum", clip_grad_norm=0.5)
+    algorithm.step(algorithm.init(model), (torch.rand(7, *SHAPE) > 0.5).float(), torch.randn(1, 7, 2))
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert norm.item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_what_is_no_data_is_refused():
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+    with pytest.raises(UsageError, match=r"data must come from vae\.load_data, or be a torch\.utils\.data\.DataLoader"):
+        vae.fit(model, torch.rand(4, 1, 8, 8))
+    with pytest.raises(ConfigError, match=r"train\.epoch: no such setting; did you mean epochs"):
+        vae.fit(model, vae.load_data("digits"), epoch=3)

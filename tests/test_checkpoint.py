@@ -13,7 +13,12 @@ from vae.errors import CheckpointError, UsageError
 from vae.training import checkpoint
 from vae.training.run import open_run
 
-TENSORS = {"a.weight": torch.randn(3, 4), "b": torch.tensor(3), "c": torch.zeros(0, 2), "d": torch.arange(5, dtype=torch.uint8)}
+TENSORS = {
+    "a.weight": torch.randn(3, 4),
+    "b": torch.tensor(3),
+    "c": torch.zeros(0, 2),
+    "d": torch.arange(5, dtype=torch.uint8),
+}
 VALUES = {"step": 7, "progress": {"epoch": 1, "best": None, "names": ["x", "ü"]}}
 
 

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from vae.config import Part, differences, dump, load_yaml, override, plain
+from vae.config import differences, dump, load_yaml, override, plain
 from vae.errors import ConfigError
+from vae.schema import Part
 from vae.training import read_settings
 
 MINIMAL = {"data": {"name": "digits"}, "model": {"latent_dim": 2}}
@@ -67,7 +68,13 @@ def test_a_resolved_config_reads_back_as_itself():
 def test_overrides_apply_after_the_file():
     raw = {**MINIMAL, "model": {"latent_dim": 2, "likelihood": "bernoulli"}}
     settings = read_settings(
-        raw, ["model.latent_dim=20", "model.encoder.hidden=[8, 4]", "train.optimizer.lr=2e-2", "model.likelihood.name=gaussian"]
+        raw,
+        [
+            "model.latent_dim=20",
+            "model.encoder.hidden=[8, 4]",
+            "train.optimizer.lr=2e-2",
+            "model.likelihood.name=gaussian",
+        ],
     )
     assert settings.model.latent_dim == 20
     assert settings.model.encoder.options["hidden"] == (8, 4)
@@ -77,11 +84,15 @@ def test_overrides_apply_after_the_file():
 
 
 def test_a_block_can_be_replaced_whole():
-    assert override({"data": {"name": "mnist", "pixels": "grey"}}, ["data={name: digits}"]) == {"data": {"name": "digits"}}
+    assert override({"data": {"name": "mnist", "pixels": "grey"}}, ["data={name: digits}"]) == {
+        "data": {"name": "digits"}
+    }
 
 
 def test_all_misfits_are_reported_at_once(tmp_path):
-    path = write(tmp_path, "data: {name: digitz, pixels: gray}\nmodel: {latent_dims: 2}\ntrain: {epochs: 0, seed: true}\n")
+    path = write(
+        tmp_path, "data: {name: digitz, pixels: gray}\nmodel: {latent_dims: 2}\ntrain: {epochs: 0, seed: true}\n"
+    )
     with pytest.raises(ConfigError) as error:
         read_settings(path, ["train.batch_size=-5"])
     lines = str(error.value).splitlines()
@@ -102,7 +113,10 @@ def test_all_misfits_are_reported_at_once(tmp_path):
         ({"model": {"latent_dim": True}}, "model.latent_dim: expected a whole number, not True"),
         ({"model": {"latent_dim": "2"}}, "model.latent_dim: expected a whole number, not '2'"),
         ({"model": {"latent_dim": None}}, "model.latent_dim: expected a whole number, not nothing"),
-        ({"data": {"name": "digits"}, "model": {"latent_dim": 2, "likelihood": {}}}, "model.likelihood: expected one of"),
+        (
+            {"data": {"name": "digits"}, "model": {"latent_dim": 2, "likelihood": {}}},
+            "model.likelihood: expected one of",
+        ),
         ({"model": {"latent_dim": 2, "encoder": "mpl"}}, "model.encoder.name: 'mpl' is not one of mlp, conv"),
         ({"model": {"latent_dim": 2, "encoder": 3}}, "model.encoder: expected one of mlp, conv"),
         (
@@ -113,7 +127,10 @@ def test_all_misfits_are_reported_at_once(tmp_path):
             {"model": {"latent_dim": 2, "encoder": {"name": "mlp", "hidden": [3, -1]}}},
             "model.encoder.hidden: must be at least 1, not -1",
         ),
-        ({"model": {"latent_dim": 2, "encoder": {"name": "mlp", "hidden": 3}}}, "model.encoder.hidden: expected a list"),
+        (
+            {"model": {"latent_dim": 2, "encoder": {"name": "mlp", "hidden": 3}}},
+            "model.encoder.hidden: expected a list",
+        ),
         (
             {"model": {"latent_dim": 2, "encoder": {"name": "mlp", "activation": "rleu"}}},
             "model.encoder.activation: 'rleu' is not one of relu",
@@ -151,7 +168,8 @@ def test_a_misfit_is_named(change, message):
         ("data: {name: digits}\ndata: {name: mnist}\n", "line 2: not valid YAML: the key 'data' stands twice"),
         ("train: {epochs: 1, epochs: 2}\n", "the key 'epochs' stands twice"),
         ("a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
-        ("a: *missing\n", "not valid YAML"),
+        ("a: *missing\n", "aliases (*name) are not read"),
+        ("a: &x [*x]\n", "aliases (*name) are not read"),
         ("\tdata: 1\n", "not valid YAML"),
         (b"\xff\xfe\x00binary", "cannot be read as a config file"),
         ("? [a, b]\n: 1\n", "not valid YAML"),
@@ -173,7 +191,9 @@ def test_a_missing_file_and_a_folder(tmp_path):
         load_yaml(tmp_path)
 
 
-@pytest.mark.parametrize("assignment", ["train.epochs", "=3", "train..epochs=3", "train.epochs.x=3", "train.epochs=[", ""])
+@pytest.mark.parametrize(
+    "assignment", ["train.epochs", "=3", "train..epochs=3", "train.epochs.x=3", "train.epochs=[", ""]
+)
 def test_a_bad_override_is_named(assignment):
     with pytest.raises(ConfigError, match="--set"):
         read_settings({**MINIMAL, "train": {"epochs": 3}}, [assignment])

@@ -62,7 +62,9 @@ def test_without_a_size_validation_comes_off_the_training_split(tmp_path):
     assert not set(data.train.index.tolist()) & set(data.validation.index.tolist())
 
 
-@pytest.mark.parametrize("sizes", [{"train_size": 31}, {"validation_size": 30}, {"train_size": 25, "validation_size": 6}])
+@pytest.mark.parametrize(
+    "sizes", [{"train_size": 31}, {"validation_size": 30}, {"train_size": 25, "validation_size": 6}]
+)
 def test_sizes_that_do_not_fit(tmp_path, sizes):
     with pytest.raises(DataError, match="do not fit into the 30 data"):
         vae.load_data("npz", path=npz(tmp_path, x_train=GREYS, x_test=GREYS), **sizes)
@@ -130,7 +132,13 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
     epochs = [torch.cat(list(source.epoch(0, 0, streams))) for _ in range(2)]
     assert not torch.equal(epochs[0], epochs[1])
     assert set(epochs[0].unique().tolist()) == {0.0, 1.0}
-    order = torch.cat(list(Resident(vae.load_data("digits", validation_size=200).train, 500, 0, CPU, torch.float32).epoch(0, 0, streams)))
+    order = torch.cat(
+        list(
+            Resident(vae.load_data("digits", validation_size=200).train, 500, 0, CPU, torch.float32).epoch(
+                0, 0, streams
+            )
+        )
+    )
     assert abs(z_score((epochs[0] - order).double().flatten(), 0)) < 4.4
     for name in ("train", "validation", "test"):
         assert torch.equal(data.evaluation_split(name).images(), data.evaluation_split(name).images())
@@ -167,9 +175,9 @@ def test_every_datum_once_an_epoch_and_any_minibatch_from_its_number(tmp_path, n
 def test_a_loader_must_give_floats():
     bytes_ = torch.utils.data.DataLoader(torch.zeros(4, 3, dtype=torch.uint8), batch_size=2)
     with pytest.raises(UsageError, match="must give tensors of floats"):
-        list(Loader(bytes_, (3,), CPU, torch.float32).epoch(0, 0, Streams(0, CPU)))
+        list(Loader(bytes_, (3,), "real", CPU, torch.float32).epoch(0, 0, Streams(0, CPU)))
     with pytest.raises(UsageError, match="must know its length"):
-        Loader(iter([]), (3,), CPU, torch.float32)
+        Loader(iter([]), (3,), "real", CPU, torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------- bad files
@@ -294,7 +302,9 @@ def test_a_missing_set_is_named_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(files.torchvision_datasets().MNIST, "download", offline)
-    with pytest.raises(DataError, match=r"MNIST is not there and could not be downloaded \(no route to host\).*VAE_DATA"):
+    with pytest.raises(
+        DataError, match=r"MNIST is not there and could not be downloaded \(no route to host\).*VAE_DATA"
+    ):
         vae.load_data("mnist", root=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
@@ -325,7 +335,9 @@ def test_torchvision_that_cannot_be_imported_is_a_sentence(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    with pytest.raises(DataError, match="install the torchvision build that matches torch.*digits, frey_face, npz, folder"):
+    with pytest.raises(
+        DataError, match="install the torchvision build that matches torch.*digits, frey_face, npz, folder"
+    ):
         files.torchvision_datasets()
 
 
@@ -361,4 +373,14 @@ def test_frey_faces_that_are_not_there_or_not_they(tmp_path):
 
 
 def test_every_set_has_a_test_or_is_one_of_torchvisions():
-    assert DATASETS.keys() == {"mnist", "fashion_mnist", "cifar10", "svhn", "frey_face", "digits", "npz", "folder", "loader"}
+    assert DATASETS.keys() == {
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "svhn",
+        "frey_face",
+        "digits",
+        "npz",
+        "folder",
+        "loader",
+    }

@@ -38,7 +38,9 @@ def test_batch_size_changes_nothing(model, batch_size):
 
 def test_limit_and_order_change_no_datums_value(model):
     whole = evaluate_bound(model, SPLIT, name="test").elbo
-    torch.testing.assert_close(evaluate_bound(model, SPLIT.first(9), name="test").elbo, whole[:9], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        evaluate_bound(model, SPLIT.first(9), name="test").elbo, whole[:9], rtol=1e-12, atol=1e-12
+    )
     order = torch.randperm(53, generator=torch.Generator().manual_seed(0))
     shuffled = evaluate_bound(model, rows(SPLIT, order), name="test").elbo
     torch.testing.assert_close(shuffled, whole[order], rtol=1e-12, atol=1e-12)

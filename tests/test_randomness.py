@@ -53,7 +53,7 @@ def test_training_noise_is_fresh_at_each_step_and_goes_on_after_a_restore():
     second = streams.draw("normal", (3, 4, 2), torch.float64)
     assert not (first == second).any()
     other = Streams(1, torch.device("cpu"))
-    other.restore(state)
+    other.restore(state, 1)
     assert torch.equal(other.draw("normal", (3, 4, 2), torch.float64), second)
 
 

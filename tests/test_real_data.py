@@ -21,7 +21,9 @@ def entropy(split):
     return terms.sum(1).mean().item()
 
 
-@pytest.mark.parametrize(("name", "test", "train"), [("mnist", 45.5345, 45.7568), ("fashion_mnist", 189.8583, 188.2811)])
+@pytest.mark.parametrize(
+    ("name", "test", "train"), [("mnist", 45.5345, 45.7568), ("fashion_mnist", 189.8583, 188.2811)]
+)
 def test_images_are_the_published_ones(name, test, train):
     data = vae.load_data(name)
     assert data.shape == (1, 28, 28)

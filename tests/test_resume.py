@@ -16,7 +16,8 @@ import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.errors import CheckpointError, Interrupted, UsageError
 from vae.training import read_settings
-from vae.training.run import evaluation_line, resumed_settings, train
+from vae.training.directory import resumed_settings
+from vae.training.run import evaluation_line, train
 from vae.training.trainer import Trainer
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
@@ -61,7 +62,10 @@ CASES = {
     "a count of samples": {"train": {"epochs": None, "samples": 1000}},
     "rare evaluation": {"train": {"evaluate_every": 3, "epochs": 5}},
     "float64": {"train": {"precision": "float64"}},
-    "learned variance": {"data": {"pixels": "grey"}, "model": {"likelihood": {"name": "gaussian", "variance": "shared"}}},
+    "learned variance": {
+        "data": {"pixels": "grey"},
+        "model": {"likelihood": {"name": "gaussian", "variance": "shared"}},
+    },
     **{f"optimizer {name}": {"train": {"optimizer": {"name": name}}} for name in OPTIMIZERS},
 }
 
@@ -176,7 +180,7 @@ def with_own_encoder():
 
 def test_a_users_module_that_draws_resumes_too(tmp_path, monkeypatch):
     data = vae.load_data("digits", pixels="dynamic", train_size=300)
-    options = dict(epochs=3, verbose=False, resume=True, checkpoint_seconds=0)
+    options = {"epochs": 3, "verbose": False, "resume": True, "checkpoint_seconds": 0}
     vae.fit(with_own_encoder(), data, out=tmp_path / "whole", **options)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_after(patch, 4)

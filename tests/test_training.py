@@ -85,7 +85,9 @@ def test_early_stopping_and_the_best_checkpoint(tmp_path):
     assert opened.checkpoint == "best"
     assert opened.step == lines(tmp_path / "x")[best]["step"]
     split = vae.load_data("digits", pixels="static", train_size=200, validation_size=40).validation
-    assert vae.evaluate_bound(opened.model, split, name="validation").elbo.mean() == pytest.approx(bounds[best], abs=1e-9)
+    assert vae.evaluate_bound(opened.model, split, name="validation").elbo.mean() == pytest.approx(
+        bounds[best], abs=1e-9
+    )
 
 
 def test_without_validation_there_is_no_best(tmp_path):
@@ -162,7 +164,9 @@ def test_the_largest_gradient_is_named(tmp_path):
 
 def test_a_bound_that_explodes_stops_by_its_epoch_mean(tmp_path):
     """Plain SGD at an absurd rate on the KL of a Gaussian model, finite for a while."""
-    with pytest.raises(TrainingFailed, match=r"the bound explodes: its mean over epoch \d+ .* largest term is|not finite"):
+    with pytest.raises(
+        TrainingFailed, match=r"the bound explodes: its mean over epoch \d+ .* largest term is|not finite"
+    ):
         go(
             tmp_path,
             data={"pixels": "grey"},
@@ -194,7 +198,7 @@ def explode(bounds, size=64):
     state = State(torch.nn.Linear(1, 1), None)
     trainer = Trainer(
         Given(), state, source, Streams(0, torch.device("cpu")), Plan(len(bounds), None), Progress(), Log(None),
-        lambda name: None, lambda: "no checkpoint", verbose=False,
+        lambda name: None, lambda: "no checkpoint", "elbo", {}, 64, verbose=False,
     )  # fmt: skip
     trainer.run()
     return trainer.log.lines
@@ -206,12 +210,14 @@ def test_an_overshoot_that_recovers_is_no_explosion():
 
 
 def test_an_explosion_is_named_with_step_and_term():
-    with pytest.raises(TrainingFailed, match=r"epoch 4 \(to step 4\) is -1e\+06 nats after -40; the largest term is kl"):
+    with pytest.raises(
+        TrainingFailed, match=r"epoch 4 \(to step 4\) is -1e\+06 nats after -40; the largest term is kl"
+    ):
         explode([-44, -40, -41, -1e6, -1e7])
 
 
 def test_one_datum_left_over_under_batch_normalisation_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"train\.batch_size: with 64, the last minibatch of 193 data holds a single one"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: the last minibatch of an epoch holds a single datum"):
         go(tmp_path, data={"train_size": 193}, model={"encoder": {"hidden": [8], "batch_norm": True}})
     assert not (tmp_path / "x").exists()
     go(tmp_path, data={"train_size": 193})  # without it, a minibatch of one is fine
@@ -226,7 +232,11 @@ def test_fewer_data_than_a_minibatch(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "likelihood", "message"),
     [
-        ("grey", "bernoulli", r"bernoulli needs 0 or 1.*grey, on \[0, 1\].*that fit: grey_cross_entropy, gaussian.*static"),
+        (
+            "grey",
+            "bernoulli",
+            r"bernoulli needs 0 or 1.*grey, on \[0, 1\].*that fit: grey_cross_entropy, gaussian.*static",
+        ),
     ],
 )
 def test_values_outside_the_support_are_refused_before_training(tmp_path, pixels, likelihood, message):
@@ -277,7 +287,10 @@ def test_batch_normalisation_is_moved_by_training_steps_alone():
 
 
 def test_the_learning_rate_follows_the_schedule(tmp_path):
-    go(tmp_path, train={"schedule": {"name": "step", "every": 1, "gamma": 0.1}, "optimizer": {"name": "sgd", "lr": 1e-2}})
+    go(
+        tmp_path,
+        train={"schedule": {"name": "step", "every": 1, "gamma": 0.1}, "optimizer": {"name": "sgd", "lr": 1e-2}},
+    )
     _, values = vae.training.checkpoint.read(tmp_path / "x" / "checkpoints" / "last.safetensors")
     group = values["optimizer"]["param_groups"][0]
     assert group["initial_lr"] == 1e-2

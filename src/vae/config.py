@@ -1,125 +1,42 @@
-"""Settings from YAML, read strictly: dataclasses and the signatures of the parts are the schema.
-
-A *block* is a frozen dataclass. A *part* is chosen by name from a table (a dictionary of constructors); its
-options are the keyword-only parameters of its constructor. All misfits are collected and reported at once.
-"""
+"""Settings from YAML, read strictly along a schema; all misfits are collected and reported at once."""
 
 import difflib
-import inspect
-import math
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args
 
 import yaml
 
 from vae.errors import ConfigError
+from vae.schema import (
+    Misfit,
+    Option,
+    OptionsOf,
+    Part,
+    PartOf,
+    did_you_mean,
+    fitted,
+    marks_of,
+    names_of,
+    options_of,
+    show,
+)
 
 T = TypeVar("T")
-
-# ------------------------------------------------------------------------------------- the words of a schema
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The numbers that a setting may take: low <= value <= high, or low < value where `open` is set."""
-
-    low: float
-    high: float = math.inf
-    open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.open else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        low = f"greater than {self.low:g}" if self.open else f"at least {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
-
-
-Positive = Annotated[float, Interval(0, open=True)]
-NonNegative = Annotated[float, Interval(0)]
-Count = Annotated[int, Interval(1)]
-Index = Annotated[int, Interval(0)]
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """A name out of a table whose rows take no options."""
-
-    table: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class PartOf:
-    """A part out of a table: its name, or a mapping of its name and options."""
-
-    table: Mapping[str, Callable[..., Any]]
-
-
-@dataclass(frozen=True)
-class OptionsOf:
-    """The keys of a block that are no fields of it: options of the row of `table` that the block's `name` chooses."""
-
-    table: Mapping[str, Callable[..., Any]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A chosen row of a table with its options, defaults filled in."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def build(self, table: Mapping[str, Callable[..., Any]], *given: Any) -> Any:
-        """Call the row's constructor on what the program gives, then the options."""
-        return table[self.name](*given, **self.options)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One keyword-only parameter of a constructor, or field of a block."""
-
-    type: Any
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        """Whether the user has to give it."""
-        return self.default is inspect.Parameter.empty
-
-
-def options_of(constructor: Callable[..., Any]) -> dict[str, Option]:
-    """The keyword-only parameters of a constructor: the signature is the schema."""
-    hints = getattr(constructor, "option_types", None)
-    if hints is None:
-        target = constructor.__init__ if inspect.isclass(constructor) and not is_dataclass(constructor) else constructor
-        hints = get_type_hints(target, include_extras=True)
-    return {
-        p.name: Option(hints[p.name], p.default)
-        for p in inspect.signature(constructor).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
-
-
-def describe(part: Any, table: Mapping[str, Callable[..., Any]]) -> Part:
-    """Read a built part back into its name and options, which it keeps as attributes of the same names.
-
-    Anything that is no row of the table (a user's own module) is described as the part `module`.
-    """
-    for name, constructor in table.items():
-        if type(part) is constructor:
-            return Part(name, {key: getattr(part, key) for key in options_of(constructor)})
-    return Part("module", {"of": f"{type(part).__module__}.{type(part).__qualname__}"})
-
 
 # ------------------------------------------------------------------------------------- files
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number and refuses a key that stands twice."""
+    """YAML that reads 1e-3 as a number, and refuses a key that stands twice and aliases (which can nest for ever)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -165,7 +82,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if raw is None:
         raise ConfigError(f"{path}: the file is empty; a config needs at least data.name and model.latent_dim")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a config is a mapping of blocks (data, model, train, ...), not {_show(raw)}")
+        raise ConfigError(f"{path}: a config is a mapping of blocks (data, model, train, ...), not {show(raw)}")
     return raw
 
 
@@ -221,10 +138,6 @@ def read(block: type[T], raw: Any, where: str, overridden: Iterable[str] = ()) -
     return settings
 
 
-class _Misfit(Exception):
-    """A value that does not fit; carries why. Never leaves this module."""
-
-
 class _Reader:
     """Walks a raw config along the schema and collects (place, message) of every misfit."""
 
@@ -235,10 +148,10 @@ class _Reader:
         if raw is None:
             raw = {}
         if not isinstance(raw, dict):
-            return self.problem(place, f"expected a mapping of settings, not {_show(raw)}")
+            return self.problem(place, f"expected a mapping of settings, not {show(raw)}")
         options = options_of(block)
         before = len(self.problems)
-        table = next((m.table for o in options.values() for m in _marks(o.type) if isinstance(m, OptionsOf)), None)
+        table = next((m.table for o in options.values() for m in marks_of(o.type) if isinstance(m, OptionsOf)), None)
         if table is None:
             values = self.options(options, raw, place)
         else:
@@ -269,12 +182,15 @@ class _Reader:
                 self.problem(_join(place, key), "this setting is required")
             else:
                 default = option.default
-                filled = isinstance(default, str) and any(isinstance(m, PartOf) for m in _marks(option.type))
-                values[key] = self.value(option.type, default, _join(place, key)) if filled else default
+                if is_dataclass(option.type) and isinstance(option.type, type):
+                    default = self.block(option.type, {}, _join(place, key))  # its own defaults, parts among them
+                elif isinstance(default, str) and any(isinstance(m, PartOf) for m in marks_of(option.type)):
+                    default = self.value(option.type, default, _join(place, key))
+                values[key] = default
         return values
 
     def value(self, type_: Any, raw: Any, place: str, default: Any = None) -> Any:
-        for mark in _marks(type_):
+        for mark in marks_of(type_):
             if isinstance(mark, PartOf):
                 if raw is None and _optional(type_):
                     return None
@@ -283,7 +199,7 @@ class _Reader:
             return self.block(type_, raw, place)
         try:
             return fitted(type_, raw)
-        except _Misfit as misfit:
+        except Misfit as misfit:
             return self.problem(place, str(misfit))
 
     def part(self, table: Mapping[str, Callable[..., Any]], raw: Any, place: str, default: Any) -> Part | None:
@@ -292,10 +208,12 @@ class _Reader:
         elif isinstance(raw, dict) and "name" not in raw and isinstance(default, str):
             raw = {"name": default, **raw}  # options alone are those of the part that is taken anyway
         if not isinstance(raw, dict) or "name" not in raw:
-            return self.problem(place, f"expected one of {_names(table)}, or a mapping with its name, not {_show(raw)}")
+            return self.problem(
+                place, f"expected one of {names_of(table)}, or a mapping with its name, not {show(raw)}"
+            )
         name = raw["name"]
         if not isinstance(name, str) or name not in table:
-            return self.problem(_join(place, "name"), f"{_show(name)} is not one of {_names(table)}")
+            return self.problem(_join(place, "name"), f"{show(name)} is not one of {names_of(table)}")
         rest = {key: value for key, value in raw.items() if key != "name"}
         return Part(name, self.options(options_of(table[name]), rest, place))
 
@@ -304,63 +222,8 @@ class _Reader:
         return None
 
 
-def fitted(type_: Any, raw: Any) -> Any:
-    """The value as its type; raises where it is of another type or out of range. True is no int, 20.5 neither."""
-    marks = _marks(type_)
-    if get_origin(type_) is Annotated:
-        type_ = get_args(type_)[0]
-    origin, inner = get_origin(type_), get_args(type_)
-    if origin in (Union, types.UnionType):
-        if raw is None and type(None) in inner:
-            return None
-        reasons = []
-        for member in inner:
-            if member is not type(None):
-                try:
-                    return fitted(member, raw)
-                except _Misfit as misfit:
-                    reasons.append(str(misfit))
-        raise _Misfit("; or ".join(reasons))
-    if origin is Literal:
-        if raw not in inner or isinstance(raw, bool) != any(isinstance(i, bool) for i in inner if i == raw):
-            raise _Misfit(f"{_show(raw)} is not one of {_names(inner)}")
-        return raw
-    if origin is tuple:
-        if not isinstance(raw, list | tuple):
-            raise _Misfit(f"expected a list, not {_show(raw)}")
-        members = [inner[0]] * len(raw) if inner[-1] is Ellipsis else list(inner)
-        if len(members) != len(raw):
-            raise _Misfit(f"expected {len(members)} values, not {_show(raw)}")
-        return tuple(fitted(member, value) for member, value in zip(members, raw, strict=True))
-    value = _scalar(type_, raw)
-    for mark in marks:
-        if isinstance(mark, Interval) and value not in mark:
-            raise _Misfit(f"must be {mark}, not {_show(raw)}")
-        if isinstance(mark, OneOf) and value not in mark.table:
-            raise _Misfit(f"{_show(raw)} is not one of {_names(mark.table)}")
-    return value
-
-
-def _scalar(type_: type, raw: Any) -> Any:
-    if type_ is bool and isinstance(raw, bool):
-        return raw
-    if type_ is str and isinstance(raw, str):
-        return raw
-    if not isinstance(raw, bool):
-        if type_ is int and (isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())):  # 1e8 is a count
-            return int(raw)
-        if type_ is float and isinstance(raw, int | float) and math.isfinite(raw):
-            return float(raw)
-    words = {bool: "true or false", str: "a word", int: "a whole number", float: "a finite number"}
-    raise _Misfit(f"expected {words.get(type_, type_)}, not {_show(raw)}")
-
-
-def _marks(type_: Any) -> tuple[Any, ...]:
-    return get_args(type_)[1:] if get_origin(type_) is Annotated else ()
-
-
 def _is_options(type_: Any) -> bool:
-    return any(isinstance(mark, OptionsOf) for mark in _marks(type_))
+    return any(isinstance(mark, OptionsOf) for mark in marks_of(type_))
 
 
 def _optional(type_: Any) -> bool:
@@ -369,24 +232,6 @@ def _optional(type_: Any) -> bool:
 
 def _join(place: str, key: Any) -> str:
     return f"{place}.{key}" if place else str(key)
-
-
-def _show(raw: Any) -> str:
-    text = "nothing" if raw is None else repr(raw)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _names(names: Iterable[Any]) -> str:
-    return ", ".join(str(name) for name in names)
-
-
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """A hint with the nearest right name, or the list of them."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are {_names(known)}" if known else "; there are none here"
 
 
 # ------------------------------------------------------------------------------------- writing and comparing

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from vae.config import Count, Index, OneOf
 from vae.errors import ConfigError, UsageError
+from vae.schema import Count, Index, OneOf
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

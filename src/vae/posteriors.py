@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from vae.distributions import Normal
+from vae.distributions import Noise, Normal
 
 
 class DiagonalGaussian(nn.Module):
@@ -12,6 +12,7 @@ class DiagonalGaussian(nn.Module):
         super().__init__()
         self.latent_dim = latent_dim
         self.output_size = 2 * latent_dim  # how many numbers a datum the encoder network has to give
+        self.noise = Noise("normal", (latent_dim,))  # eps of one sample of one datum
 
     def forward(self, outputs: Tensor) -> Normal:  # (M, 2J) -> elements (M, J)
         """The posterior of each datum."""

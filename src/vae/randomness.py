@@ -30,7 +30,8 @@ def seeded(seed: int, *names: str | int) -> Iterator[None]:
 
     Module constructors and a user's own modules (dropout) draw from the default generators.
     """
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(derive(seed, *names))
         yield
 
@@ -40,7 +41,7 @@ class Streams:
     default generators, from which a user's own modules draw)."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
+        self.seed, self.device = seed, device
         self.noise = torch.Generator(device).manual_seed(derive(seed, "noise"))
         self.pixels = torch.Generator(device).manual_seed(derive(seed, "pixels"))
 
@@ -59,11 +60,17 @@ class Streams:
             states["modules_cuda"] = torch.cuda.get_rng_state(self.device)
         return states
 
-    def restore(self, states: dict[str, Tensor]) -> None:
-        """Go on from saved states. A state saved on another kind of device starts that stream from its seed again."""
+    def restore(self, states: dict[str, Tensor], step: int) -> None:
+        """Go on from saved states.
+
+        A state that was saved on another kind of device means nothing here: that stream starts from a seed of its own,
+        derived from the step, so that no noise comes twice.
+        """
         for name, generator in (("noise", self.noise), ("pixels", self.pixels)):
             if states[name].shape == generator.get_state().shape:
                 generator.set_state(states[name])
+            else:
+                generator.manual_seed(derive(self.seed, name, step))
         torch.set_rng_state(states["modules"])
         if self.device.type == "cuda" and "modules_cuda" in states:
             torch.cuda.set_rng_state(states["modules_cuda"], self.device)

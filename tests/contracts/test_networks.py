@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vae.config import describe, options_of
 from vae.errors import ConfigError, UsageError
 from vae.networks import ACTIVATIONS, DECODERS, ENCODERS, INITIALISATIONS
+from vae.schema import describe, options_of
 
 BUILT = {"mlp", "conv"}  # `module` stands for the user's own
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 28, 20), (2, 9, 17), (1, 8, 8)]
@@ -80,7 +80,10 @@ def test_initialisation(name, init):
 @pytest.mark.parametrize("name", sorted(BUILT))
 def test_a_network_describes_itself(name):
     options = {"hidden": (7,), "activation": "tanh", "batch_norm": True, "init": "normal"}
-    for table, build in ((ENCODERS, lambda f: f((1, 8, 8), 4, **options)), (DECODERS, lambda f: f(2, (1, 8, 8), **options))):
+    for table, build in (
+        (ENCODERS, lambda f: f((1, 8, 8), 4, **options)),
+        (DECODERS, lambda f: f(2, (1, 8, 8), **options)),
+    ):
         part = describe(build(table[name]), table)
         assert part.name == name
         assert part.options.keys() == options_of(table[name]).keys()

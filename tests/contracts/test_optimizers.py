@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vae.algorithms import OPTIMIZERS, SCHEDULES
-from vae.config import options_of
 from vae.errors import ConfigError
+from vae.schema import options_of
 from vae.training import read_settings
 
 
@@ -30,8 +30,8 @@ def test_twenty_steps_equal_torchs(name):
 
 
 def test_the_table_holds_every_optimizer_of_torch_that_steps_on_a_gradient_alone():
-    """LBFGS needs a closure, SparseAdam sparse gradients, Muon and Adafactor only matrices or no fixed rate."""
-    others = {"LBFGS", "SparseAdam", "Muon", "Adafactor", "Optimizer"}
+    """LBFGS needs a closure, SparseAdam sparse gradients, Muon parameters that are all matrices."""
+    others = {"LBFGS", "SparseAdam", "Muon", "Optimizer"}
     torchs = {name for name, cls in vars(torch.optim).items() if inspect.isclass(cls)} - others
     assert {row.cls.__name__ for row in OPTIMIZERS.values()} == torchs
 

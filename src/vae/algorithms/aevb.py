@@ -51,7 +51,8 @@ class AEVB:
 
     def noise(self, state: State, batch_size: int) -> Noise:
         """What the next step needs as noise: eps of shape (L, M, J)."""
-        return Noise("normal", (self.objective.num_samples, batch_size, state.model.latent_dim))
+        kind, shape = state.model.noise
+        return Noise(kind, (self.objective.num_samples, batch_size, *shape))
 
     def step(self, state: State, batch: Tensor, noise: Tensor) -> tuple[State, Info]:
         """Ascend the objective on a minibatch (M, *data_shape).
@@ -62,7 +63,7 @@ class AEVB:
         total = estimate.surrogate.sum()
         state.optimizer.zero_grad(set_to_none=True)
         (-(total if self.reduction == "sum" else total / len(batch))).backward()
-        if not torch.isfinite(total):
+        if not torch.isfinite(total):  # surrogates carry their bound's NaN and infinity
             raise TrainingFailed(
                 f"{_non_finite_term(estimate.terms)} is not finite at step {state.step + 1}; "
                 f"{largest_gradient(state.model)}"
@@ -75,8 +76,8 @@ class AEVB:
         state.optimizer.step()
         state.memory, state.step = memory, state.step + 1
         values = {"elbo": estimate.bound, **estimate.terms}
-        if estimate.surrogate is not estimate.bound:
-            values["objective"] = estimate.surrogate
+        if estimate.objective is not None:
+            values["objective"] = estimate.objective
         sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}
         return state, Info(sums.get("objective", sums["elbo"]), sums)
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vae.config import Count, NonNegative, Positive
+from vae.errors import ConfigError
+from vae.schema import Count, NonNegative, Positive
 
 # Switches of how an optimizer computes, not of what: the library sets `fused` itself.
 _HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
@@ -25,7 +26,7 @@ class OptimizerRow:
         defaults = {
             p.name: p.default
             for p in list(inspect.signature(cls).parameters.values())[1:]
-            if p.name not in _HOW and isinstance(p.default, bool | int | float | tuple)
+            if p.name not in _HOW and _is_number(p.default)
         }
         self.option_types = {name: _type(name, default) for name, default in defaults.items()}
         self.__signature__ = inspect.Signature(
@@ -39,10 +40,20 @@ class OptimizerRow:
         )
 
     def __call__(self, parameters: Iterable[nn.Parameter], /, **options: Any) -> Optimizer:
-        """The optimizer over the parameters, in its fused form where it has one."""
+        """The optimizer over the parameters, in its fused form where it has one. ConfigError where torch refuses."""
         parameters = list(parameters)
-        fused = "fused" in inspect.signature(self.cls).parameters and all(p.is_floating_point() for p in parameters)
-        return self.cls(parameters, **options, **({"fused": True} if fused else {}))  # type: ignore[arg-type]
+        fused = "fused" in inspect.signature(self.cls).parameters
+        if self.cls is torch.optim.Adagrad and any(p.is_cuda for p in parameters):
+            fused = False  # its fused form is for the CPU
+        try:
+            return self.cls(parameters, **options, **({"fused": True} if fused else {}))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(f"train.optimizer: torch.optim.{self.cls.__name__} says: {error}") from None
+
+
+def _is_number(default: Any) -> bool:
+    """A number, a switch, or a tuple of numbers."""
+    return all(map(_is_number, default)) if isinstance(default, tuple) else isinstance(default, bool | int | float)
 
 
 def _value(default: Any) -> Any:
@@ -69,6 +80,7 @@ OPTIMIZERS: dict[str, OptimizerRow] = {
     "radam": OptimizerRow(torch.optim.RAdam),
     "asgd": OptimizerRow(torch.optim.ASGD),
     "rprop": OptimizerRow(torch.optim.Rprop),
+    "adafactor": OptimizerRow(torch.optim.Adafactor),
 }
 
 

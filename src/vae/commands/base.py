@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from vae.errors import Interrupted, UsageError, VaeError
@@ -45,7 +49,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _terminable():
                 warnings.showwarning = _show_warning
                 main(argv)
             sys.stdout.flush()
@@ -66,6 +70,23 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
     return run
 
 
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, with status 143; training saves its state first."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("terminated", 128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
@@ -84,9 +105,13 @@ def natural(text: str) -> int:
     return int(text)
 
 
-def add_run(parser: Parser, several: bool = False) -> None:
-    """The arguments by which a command opens a run."""
+def add_runs(parser: Parser, several: bool = False) -> None:
+    """The run, or runs, of a command."""
     parser.add_argument("run", nargs="+" if several else None, metavar="RUN", help="a run directory of train.py")
+
+
+def add_checkpoint(parser: Parser) -> None:
+    """Which checkpoint of a run to open."""
     parser.add_argument(
         "--checkpoint",
         choices=("last", "best"),
@@ -111,17 +136,27 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
 
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_atomically(Path(path), buffer.getvalue())
+    try:
+        write_atomically(Path(path), buffer.getvalue())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def open_with_data(path: str, checkpoint: str | None) -> tuple[Opened, Data]:
-    """A run and the data it was trained on; the model moves to the device of its settings."""
-    from vae.data import load_data
+def open_on_device(path: str, checkpoint: str | None) -> Opened:
+    """A run, its model on the CPU if it was trained there by its settings, else on the best device at hand."""
     from vae.training.build import choose_device
     from vae.training.run import open_run
 
     opened = open_run(path, which=checkpoint)
     opened.model.to(choose_device("cpu" if opened.settings.train.device == "cpu" else "auto"))
+    return opened
+
+
+def open_with_data(path: str, checkpoint: str | None) -> tuple[Opened, Data]:
+    """A run and the data that it was trained on."""
+    from vae.data import load_data
+
+    opened = open_on_device(path, checkpoint)
     return opened, load_data(opened.settings.data)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vae.commands.base import Parser, add_run, add_split, chosen_split, command, open_with_data, write_npz
+from vae.commands.base import (
+    Parser,
+    add_checkpoint,
+    add_runs,
+    add_split,
+    chosen_split,
+    command,
+    open_with_data,
+    write_npz,
+)
 
 
 @command
@@ -15,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "Write the codes of a split: z (N, J), y (N,) labels where there are any, index (N,) places in the file.",
         "runs/digits_d2 --out codes.npz",
     )
-    add_run(parser)
+    add_runs(parser)
+    add_checkpoint(parser)
     add_split(parser)
     parser.add_argument("--out", required=True, metavar="FILE.npz")
     parser.add_argument("--sample", action="store_true", help="one sample of each posterior instead of its mean")

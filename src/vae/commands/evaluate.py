@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from vae.commands.base import (
     Parser,
-    add_run,
+    add_checkpoint,
+    add_runs,
     add_split,
     chosen_split,
     command,
     natural,
+    open_on_device,
     open_with_data,
     positive,
     write_npz,
 )
+from vae.errors import UsageError
 
 if TYPE_CHECKING:
     from vae.data import Split
@@ -29,9 +32,10 @@ def _parser() -> Parser:
         "Print the evidence lower bound of a trained model and its two terms over a split: mean, standard error, n.",
         "runs/digits_d2 --json",
     )
-    add_run(parser)
+    add_runs(parser)
+    add_checkpoint(parser)
     add_split(parser)
-    parser.add_argument("--data", metavar="FILE", help="an .npz file with x_test, or x, instead of a split")
+    parser.add_argument("--data", metavar="FILE", help="an .npz file with x_test, or x, in the place of the test split")
     parser.add_argument("--seed", type=natural, default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--num-samples", type=positive, default=1, metavar="L", help="samples of z a datum (default: 1)"
@@ -48,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     opened, split, name = _open(args)
     record, values = evaluate_split(opened, split, name, args.seed, args.num_samples, args.batch_size)
+    if args.data is not None:
+        record["data"] = args.data
+    keep(opened, record)
     if args.save:
         write_npz(args.save, values)
     print(json.dumps(record) if args.json else table(record))
@@ -58,20 +65,20 @@ def _open(args: Any) -> tuple[Opened, Split, str]:
         opened, data = open_with_data(args.run, args.checkpoint)
         return opened, chosen_split(data, args.split, args.limit), args.split
     from vae.data import read_user_split
-    from vae.training.run import open_run
 
-    opened = open_run(args.run, which=args.checkpoint)
+    if args.split != "test":
+        raise UsageError("evaluate.py: --data takes the place of a split; leave --split out")
+    opened = open_on_device(args.run, args.checkpoint)
     split = read_user_split(args.data, opened.model.data_shape, opened.settings.data)
-    return opened, split.first(args.limit), args.data
+    return opened, split.first(args.limit), "data"
 
 
 def evaluate_split(
     opened: Opened, split: Split, name: str, seed: int = 0, num_samples: int = 1, batch_size: int = 1000
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The record that is printed and kept in evaluation.json, and the values of each datum."""
+    """What is printed and kept in evaluation.json, and the values of each datum."""
     from vae.evaluation import evaluate_bound, summary
     from vae.training.build import check_support
-    from vae.training.checkpoint import write_atomically
     from vae.training.run import warn_of_collapse
 
     model = opened.model
@@ -92,8 +99,14 @@ def evaluate_split(
         "active_units": result.active_units,
         "kl_per_dimension": result.kl_per_dimension.tolist(),
     }
-    write_atomically(opened.path / "evaluation.json", (json.dumps(record, indent=2) + "\n").encode())
     return record, {**{key: column.numpy() for key, column in columns.items()}, "index": split.index.numpy()}
+
+
+def keep(opened: Opened, record: dict[str, Any]) -> None:
+    """Write a record into the run, as its evaluation.json."""
+    from vae.training.checkpoint import write_atomically
+
+    write_atomically(opened.path / "evaluation.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
 def table(record: dict[str, Any]) -> str:

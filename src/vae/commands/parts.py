@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from vae.config import Interval, OneOf, OptionsOf, PartOf, options_of, plain
+from vae.config import plain
+from vae.schema import Interval, OneOf, OptionsOf, PartOf, options_of
 from vae.training.settings import DataSettings, ModelSettings, ModifierSettings, Settings, TrainSettings
 
 

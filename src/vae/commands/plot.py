@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae.commands.base import (
     Parser,
-    add_run,
+    add_checkpoint,
+    add_runs,
     add_split,
     chosen_split,
     command,
@@ -26,20 +27,38 @@ if TYPE_CHECKING:
 PERPLEXITY = 50
 
 
-def draw_suitable(opened: Opened, data: Data) -> list[Path]:
-    """Draw all that suits a run, into its directory."""
-    split = data.evaluation_split("test")
-    files = draw_curves([opened.path], None) + draw_reconstructions([opened], split, 10, None)
-    files += draw_samples(opened, 100, 0, None)
-    if opened.model.latent_dim == 2:
-        files += draw_manifold(opened, 20, 4.0, None)
-    return files + draw_codes(opened, data, split.first(2000) if opened.model.latent_dim > 2 else split, "test", None)
+def suitable(opened: Opened, data: Data) -> dict[str, Callable[[], list[Path]]]:
+    """What can be drawn of a run: the name of a figure, and how to draw it."""
+    model, split = opened.model, data.evaluation_split("test")
+    figures = {
+        "curves": lambda: draw_curves([opened.path], None),
+        "reconstructions": lambda: draw_reconstructions([opened], split, 10, None),
+        "samples": lambda: draw_samples(opened, 100, 0, None),
+    }
+    if model.latent_dim == 2 and len(model.data_shape) == 3:
+        figures["manifold"] = lambda: draw_manifold(opened, 20, 4.0, None)
+    if model.latent_dim <= 2:
+        figures["codes"] = lambda: draw_codes(opened, data, split, "test", None)
+    elif len(split) > 3 and _spread(opened, split):
+        # t-SNE of more would take longer than many a training; plot_tsne.py takes all.
+        figures["tsne"] = lambda: draw_codes(opened, data, split.first(2000), "test", None)
+    return figures
+
+
+def _spread(opened: Opened, split: Split) -> bool:
+    """Whether the codes of a split differ at all; t-SNE has nothing to say where they do not."""
+    codes = opened.model.encode(split.first(100).images())
+    return bool((codes != codes[0]).any())
 
 
 def _save(figure: Any, opened_path: Path, name: str, out: str | None) -> list[Path]:
     from vae.figures import save
 
-    return save(figure, Path(out or opened_path / "figures") / name)
+    folder = Path(out or opened_path / "figures")
+    try:
+        return save(figure, folder / name)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write figures there: {error.strerror}") from None
 
 
 def _note(density: bool) -> str:
@@ -52,8 +71,10 @@ def _note(density: bool) -> str:
 def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     """Training and test curves of one or several runs."""
     from vae.figures import curves
-    from vae.training.run import history, open_config
+    from vae.training.directory import open_config
+    from vae.training.run import history
 
+    runs = list(dict.fromkeys(runs))  # the same one twice would be one line
     histories = {name: history(run) for name, run in zip(_names(runs), runs, strict=True)}
     for run, lines in zip(runs, histories.values(), strict=True):
         if not lines:
@@ -105,6 +126,8 @@ def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> 
 
     from vae.figures import manifold
 
+    if len(opened.model.data_shape) != 3:
+        raise UsageError(f"{opened.path}: a manifold is drawn of images, and these data are vectors")
     if opened.model.latent_dim != 2:
         raise UsageError(
             f"{opened.path}: a manifold is drawn over 2 latents, and this model has {opened.model.latent_dim}; "
@@ -122,8 +145,6 @@ def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> 
     for stem, (grid, title) in grids.items():
         z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)  # row by row from the top, where z_2 is largest
         images = _array(opened.model.decode(torch.from_numpy(z)))
-        if images.ndim == 2:
-            raise UsageError(f"{opened.path}: a manifold is drawn of images, and these data are vectors")
         files += _save(manifold(images, grid, title), opened.path, stem, out)
     return files
 
@@ -151,6 +172,8 @@ def draw_codes(
     if model.latent_dim > 2:
         if len(z) < 4:
             raise UsageError(f"t-SNE needs at least 4 data, and there are {len(z)}")
+        if (z == z[0]).all():
+            raise UsageError(f"{opened.path}: all codes are equal (a collapsed posterior): there is nothing to draw")
         fitting = min(perplexity, (len(z) - 1) / 3)
         if fitting < perplexity:
             print(
@@ -170,7 +193,9 @@ def draw_codes(
 
 def _parser(program: str, description: str, example: str, several: bool = False) -> Parser:
     parser = Parser(program, description, example)
-    add_run(parser, several)
+    add_runs(parser, several)
+    if program != "plot_curves":
+        add_checkpoint(parser)
     parser.add_argument("--out", metavar="DIR", help="where to write (default: figures/ of the first run)")
     return parser
 
@@ -200,6 +225,7 @@ def main_reconstructions(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
     parser.add_argument("--count", type=positive, default=10, help="how many data (default: 10)")
     args = parser.parse_args(argv)
+    args.run = list(dict.fromkeys(args.run))
     opened = [open_with_data(run, args.checkpoint) for run in args.run]
     splits = [chosen_split(data, args.split, args.count) for _, data in opened]
     for run, split in zip(args.run[1:], splits[1:], strict=True):

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _settings(args: Any) -> tuple[Any, Path]:
     from vae.training import read_settings
-    from vae.training.run import resumed_settings
+    from vae.training.directory import resumed_settings
 
     if args.resume:
         return resumed_settings(args.resume, args.set), Path(args.resume)
@@ -78,9 +78,7 @@ def _dry_run(args: Any) -> None:
 
 
 def _train(args: Any) -> None:
-    from vae.commands.evaluate import evaluate_split, table
-    from vae.commands.plot import draw_suitable
-    from vae.training.run import evaluation_line, open_run, train
+    from vae.training.run import evaluation_line, train
 
     settings, path = _settings(args)
 
@@ -90,18 +88,26 @@ def _train(args: Any) -> None:
     try:
         run, data = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)
     except Interrupted as stop:
-        how = f"the run is saved; go on with: python scripts/train.py --resume {path}"
-        raise Interrupted(f"{stop}; {how}", stop.status) from None
+        how = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
+        raise Interrupted(f"{stop}{how}", stop.status) from None
     if args.resume and run.steps == 0:
-        print(
-            f"{path}: this run is finished; --set train.epochs=N with a larger N goes on with it",
-            file=sys.stderr,
-        )
-        if (path / "evaluation.json").exists() and (path / "figures").exists():
-            return
-    opened = open_run(path)
-    opened.model.to(next(run.model.parameters()).device)
-    record, _ = evaluate_split(opened, data.evaluation_split("test"), "test")
-    print(table(record))
-    for file in draw_suitable(opened, data):
-        print(file)
+        longer = "samples" if settings.train.samples else "epochs"
+        print(f"{path}: this run is finished; --set train.{longer}=N with a larger N goes on with it", file=sys.stderr)
+    _measure_and_draw(path, data, anew=run.steps > 0)
+
+
+def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
+    """Evaluate the run and draw what suits it; where nothing was trained anew, only what is missing."""
+    from vae.commands.base import open_on_device
+    from vae.commands.evaluate import evaluate_split, keep, table
+    from vae.commands.plot import suitable
+
+    opened = open_on_device(str(path), None)
+    if anew or not (path / "evaluation.json").exists():
+        record, _ = evaluate_split(opened, data.evaluation_split("test"), "test")
+        keep(opened, record)
+        print(table(record))
+    for name, draw in suitable(opened, data).items():
+        if anew or not (path / "figures" / f"{name}.pdf").exists():
+            for file in draw():
+                print(file)

@@ -1,5 +1,6 @@
 """The order of the data: a pure function of seed and epoch. Minibatches come from a resident tensor or a DataLoader."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from vae.data.pixels import draw, expand
 from vae.data.sets import Split
+from vae.distributions import SUPPORTS
 from vae.errors import UsageError
 from vae.randomness import Streams, permutation
 
@@ -27,6 +29,7 @@ class Resident:
         self.batch_size, self.seed, self.dtype = batch_size, seed, dtype
         self.num_data = len(split)
         self.num_batches = -(-self.num_data // batch_size)
+        self.smallest_batch = self.num_data % batch_size or batch_size
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
         """The minibatches of an epoch from number `start` on, as images (M, *shape); the last may be smaller."""
@@ -51,20 +54,33 @@ class Loader:
 
     exact_within_epochs = False
 
-    def __init__(self, loader: Any, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, loader: Any, shape: tuple[int, ...], support: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.support = support
         self.loader, self.shape, self.device, self.dtype = loader, shape, device, dtype
-        self.dynamic = False
         try:
             self.num_batches, self.num_data = len(loader), len(loader.dataset)
         except (TypeError, AttributeError):
             raise UsageError("the DataLoader must know its length, and that of its data set") from None
+        size = loader.batch_size  # None where a batch sampler decides
+        self.smallest_batch = 2 if size is None else self.num_data % size or size
+        if loader.drop_last and size is not None:
+            self.num_data, self.smallest_batch = self.num_batches * size, size
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
-        """The minibatches of an epoch, as images (M, *shape)."""
+        """The minibatches of an epoch, as images (M, *shape). UsageError where shape or values do not fit."""
         for batch in self.loader:
             images = batch[0] if isinstance(batch, list | tuple) else batch
             if not isinstance(images, Tensor) or not images.is_floating_point():
                 raise UsageError("the DataLoader must give tensors of floats on [0, 1], alone or first in a tuple")
+            if tuple(images.shape[1:]) not in (self.shape, (math.prod(self.shape),)):
+                raise UsageError(f"the DataLoader gives {tuple(images.shape)}, and the model is of {self.shape}")
+            if not SUPPORTS[self.support](images):
+                low, high = images.min().item(), images.max().item()
+                raise UsageError(
+                    f"the DataLoader gives values on [{low:g}, {high:g}], and the likelihood's support is {self.support}"
+                )
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
 
     def state(self) -> dict[str, Tensor]:

@@ -157,6 +157,18 @@ def read_npz(path: Path) -> dict[str, Array]:
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
+def _eight_bits(image: Any) -> Any:
+    """A picture as grey levels (L) or RGB of 8 bits; ValueError where its pixels have no stated range."""
+    from PIL import Image
+
+    image.load()
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no stated range; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # 65535 / 257 = 255
+        return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8))
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+
+
 def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None, list[str]]:
     """The images below a folder as (N, C, H, W) bytes, their classes (the names of the sub-folders), and those names.
 
@@ -172,10 +184,9 @@ def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array 
     images = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                image.load()
-                pixels = image.convert("L" if image.mode in ("1", "L", "I;16", "LA") else "RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            with Image.open(file) as opened:
+                pixels = _eight_bits(opened)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file}: cannot be read as an image ({error}); replace or remove it") from None
         images.append(pixels if size is None else pixels.resize(size[::-1], Image.Resampling.BOX))
     mode = "L" if all(image.mode == "L" for image in images) else "RGB"

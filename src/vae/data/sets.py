@@ -11,18 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.config import Count, Index, OneOf, OptionsOf
 from vae.data import files
 from vae.data.pixels import PIXELS, binarize, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError
 from vae.randomness import derive
+from vae.schema import Count, Index, OneOf, OptionsOf
 
 # ------------------------------------------------------------------------------------- what a reader gives
 
 
 class Raw(NamedTuple):
-    """A data set as read: its training and test splits, in the order of the file, and the rule that made them."""
+    """A data set as read: its training and test splits, and the rule that made them.
+
+    `index_*` are the places of the data in the file where the split does not keep its order; `gap` data are left out
+    between training and validation, where neighbours are alike.
+    """
 
     x_train: Any  # (N, *shape) uint8 or float
     x_test: Any
@@ -31,15 +35,20 @@ class Raw(NamedTuple):
     rule: str
     levels: int = 255  # the largest grey level of bytes
     classes: tuple[str, ...] = ()
+    index_train: Any | None = None
+    index_test: Any | None = None
+    gap: int = 0
 
 
-def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int) -> tuple[Any, Any, Any, Any]:
-    """x_train, x_test, y_train, y_test by a seeded permutation; the last `test_size` of it are for testing."""
+def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int, **more: Any) -> Raw:
+    """A seeded permutation, of which the last `test_size` are for testing."""
     if not 0 < test_size < len(x):
         raise DataError(f"data.test_size: {test_size} of {len(x)} data leave nothing to train on")
     order = np.random.default_rng(derive(seed, "split")).permutation(len(x))
     train, test = order[:-test_size], order[-test_size:]
-    return x[train], x[test], None if y is None else y[train], None if y is None else y[test]
+    y_train, y_test = (None, None) if y is None else (y[train], y[test])
+    rule = f"{test_size} of {len(x)} drawn at random (data.seed {seed}) to test"
+    return Raw(x[train], x[test], y_train, y_test, rule, index_train=train, index_test=test, **more)
 
 
 def _torchvision(name: str, classes: tuple[str, ...] = ()) -> Callable[..., Raw]:
@@ -70,19 +79,19 @@ def _frey_face(
 ) -> Raw:
     """1965 frames of a face in a video, 28 x 20, no labels.
 
-    Frames that follow one another are nearly equal. `random` is as published (Kingma & Welling 2013 trained on a random
-    split): test frames have neighbours in training. `block` tests on the last frames and leaves out the `gap` frames
-    before them, so that no test frame has a near neighbour in training.
+    Frames that follow one another are nearly equal. `random` is the split that the curves of Kingma & Welling 2013
+    point to: test frames have neighbours in training. `block` tests on the last frames and leaves out the `gap` frames
+    before them (and as many between training and validation), so that no such frame has a near neighbour in training.
     """
     faces = files.read_frey(root)[:, None]
     if split == "random":
-        x_train, x_test, _, _ = _seeded_split(faces, None, test_size, seed)
-        return Raw(x_train, x_test, None, None, f"{test_size} frames drawn at random (seed {seed}) to test")
+        return _seeded_split(faces, None, test_size, seed)
     first = len(faces) - test_size
     if first - gap < 1:
         raise DataError(f"data.test_size: {test_size} and data.gap {gap} leave no frame to train on, of {len(faces)}")
     rule = f"the last {test_size} frames to test, the {gap} before them left out"
-    return Raw(faces[: first - gap], faces[first:], None, None, rule)
+    index = np.arange(first, len(faces))
+    return Raw(faces[: first - gap], faces[first:], None, None, rule, index_test=index, gap=gap)
 
 
 def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
@@ -91,8 +100,7 @@ def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
 
     digits = load_digits()
     x = digits.images.astype(np.uint8)[:, None]
-    splits = _seeded_split(x, digits.target, test_size, seed)
-    return Raw(*splits, f"{test_size} drawn at random (seed {seed}) to test", levels=16)
+    return _seeded_split(x, digits.target, test_size, seed, levels=16)
 
 
 def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
@@ -103,6 +111,8 @@ def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) ->
 def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | None) -> Raw:
     """Splits from the arrays of an .npz file, checked."""
     if "x_train" in arrays and "x_test" in arrays:
+        if test_size is not None:
+            raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
         pairs = [(arrays[f"x_{s}"], arrays.get(f"y_{s}")) for s in ("train", "test")]
         checked = [_checked(x, y, f"{path}: x_{s}") for (x, y), s in zip(pairs, ("train", "test"), strict=True)]
         (x_train, y_train), (x_test, y_test) = checked
@@ -114,8 +124,7 @@ def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | 
         return Raw(x_train, x_test, y_train, y_test, "the file's own x_train and x_test")
     if "x" in arrays:
         x, y = _checked(arrays["x"], arrays.get("y"), f"{path}: x")
-        size = test_size or max(1, len(x) // 10)
-        return Raw(*_seeded_split(x, y, size, seed), f"{size} drawn at random (seed {seed}) to test")
+        return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed)
     raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
 
 
@@ -164,9 +173,7 @@ def _folder(
     """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
     sides = (size, size) if isinstance(size, int) else size
     x, y, classes = files.read_folder(Path(path), sides)
-    test = test_size or max(1, len(x) // 10)
-    rule = f"{test} drawn at random (seed {seed}) to test"
-    return Raw(*_seeded_split(x, y, test, seed), rule, classes=tuple(classes))
+    return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed, classes=tuple(classes))
 
 
 # A row reads a data set: (root, seed, *, its options) -> Raw. The shapes that are known before reading stand below.
@@ -237,9 +244,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
-    def images(self, rows: slice | Tensor = slice(None), dtype: torch.dtype = torch.float32) -> Tensor:
-        """Images, on [0, 1] where the data are grey or binary."""
-        return expand(self.x[rows], self.scale, dtype)
+    def images(
+        self,
+        rows: slice | Tensor = slice(None),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Images, on [0, 1] where the data are grey or binary; bytes travel to the device as bytes."""
+        return expand(self.x[rows].to(device), self.scale, dtype)
 
     def first(self, n: int | None) -> "Split":
         """The first n data."""
@@ -264,6 +276,11 @@ class Data:
     def name(self) -> str:
         """The row of DATASETS."""
         return self.settings.name
+
+    def __str__(self) -> str:
+        held = 0 if self.validation is None else len(self.validation)
+        sizes = f"{len(self.train)} to train, {held} to validate, {len(self.test)} to test"
+        return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
 
     def evaluation_split(self, name: str) -> Split:
         """train, validation or test with pixels that do not change from one look to the next."""
@@ -300,17 +317,20 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     x = torch.from_numpy(np.ascontiguousarray(raw.x_train))
     y = None if raw.y_train is None else torch.from_numpy(np.ascontiguousarray(raw.y_train)).long()
     total, held = len(x), settings.validation_size
-    size = total - held if settings.train_size is None else settings.train_size
-    if size < 1 or size + held > total:
+    gap = raw.gap if held else 0
+    size = total - held - gap if settings.train_size is None else settings.train_size
+    if size < 1 or size + gap + held > total:
         wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
         raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
     scale = float(raw.levels) if x.dtype == torch.uint8 else 1.0
     first = 0 if settings.train_from == "start" else total - size
     train_rows = slice(first, first + size)
-    held_rows = slice(size, size + held) if settings.train_from == "start" else slice(first - held, first)
+    start = size + gap if settings.train_from == "start" else first - gap - held
+    held_rows = slice(start, start + held)
 
-    def part(x: Tensor, y: Tensor | None, rows: slice, name: str) -> Split:
-        split = Split(x[rows], None if y is None else y[rows], torch.arange(len(x))[rows], scale)
+    def part(x: Tensor, y: Tensor | None, places: Any | None, rows: slice, name: str) -> Split:
+        index = torch.arange(len(x)) if places is None else torch.from_numpy(places)
+        split = Split(x[rows], None if y is None else y[rows], index[rows], scale)
         if settings.pixels == "grey":
             return split
         if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
@@ -322,11 +342,11 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
         dynamic = settings.pixels == "dynamic" and name == "train" and rows == train_rows
         return replace(split, dynamic=True) if dynamic else _fixed(split, name, settings)
 
-    train = part(x, y, train_rows, "train")
-    validation = part(x, y, held_rows, "train") if held else None
+    train = part(x, y, raw.index_train, train_rows, "train")
+    validation = part(x, y, raw.index_train, held_rows, "train") if held else None
     x_test = torch.from_numpy(np.ascontiguousarray(raw.x_test))
     y_test = None if raw.y_test is None else torch.from_numpy(np.ascontiguousarray(raw.y_test)).long()
-    test = part(x_test, y_test, slice(None), "test")
+    test = part(x_test, y_test, raw.index_test, slice(None), "test")
     kind = kind_of(*(split for split in (train, validation, test) if split is not None))
     return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, raw.classes)
 

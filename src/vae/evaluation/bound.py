@@ -28,11 +28,8 @@ class Evaluation:
     active_units: int
 
     def log_line(self) -> dict[str, Any]:
-        """Means, as a line of a log holds them; TrainingFailed where they are not finite."""
+        """Means, as a line of a log holds them."""
         means = {name: getattr(self, name).mean().item() for name in ("elbo", "log_p_x_given_z", "kl")}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise TrainingFailed(f"the mean of {name} over an evaluation is not finite")
         return {
             **means,
             "active_units": self.active_units,
@@ -52,17 +49,22 @@ def evaluate_bound(
     """Estimator B of every datum once, in evaluation mode (paper, equation 7).
 
     The noise of a datum depends on (seed, name of the split, its index) alone, so order, limit and batch size change
-    nothing but rounding. float64 on the way out.
+    nothing but rounding. float64 on the way out. TrainingFailed where a value is not finite.
     """
     log_p_x_given_z, kl, means = [], [], []
+    kind, shape = model.noise
     with evaluating(model):
         for x, index in _batches(model, split, batch_size):
-            noise = datum_noise("normal", seed, name, index, (num_samples, model.latent_dim)).to(x)  # (M, L, J)
+            noise = datum_noise(kind, seed, name, index, (num_samples, *shape)).to(x)  # (M, L, J)
             q = model.posterior(x)
             log_p_x_given_z.append(model.expected_log_likelihood(q, x, noise.transpose(0, 1)).double().cpu())
             kl.append(kl_divergence(q, model.prior).double().cpu())
             means.append(q.mean.double().cpu())
     reconstruction, kls = torch.cat(log_p_x_given_z), torch.cat(kl)  # (N,), (N, J)
+    for term, values in {"log_p_x_given_z": reconstruction, "kl": kls.sum(1)}.items():
+        if not torch.isfinite(values).all():
+            i = int(torch.argmin(torch.isfinite(values).int()))
+            raise TrainingFailed(f"{term} of datum {int(split.index[i])} of {name} is not finite")
     active = int((torch.cat(means).var(0, correction=0) > ACTIVE).sum())
     return Evaluation(reconstruction - kls.sum(1), reconstruction, kls.sum(1), kls.mean(0), active)
 
@@ -72,7 +74,7 @@ def _batches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, Tens
     like = next(model.parameters())
     for start in range(0, len(split), size):
         rows = slice(start, start + size)
-        yield split.images(rows, like.dtype).to(like.device), split.index[rows]
+        yield split.images(rows, like.dtype, like.device), split.index[rows]
 
 
 def posterior_codes(
@@ -86,10 +88,11 @@ def posterior_codes(
 ) -> Tensor:  # (N, J)
     """The posterior means of a split, or one sample of each posterior where `sampled`."""
     codes = []
+    kind, shape = model.noise
     with evaluating(model):
         for x, index in _batches(model, split, batch_size):
             q = model.posterior(x)
-            noise = datum_noise("normal", seed, name, index, (model.latent_dim,))
+            noise = datum_noise(kind, seed, name, index, shape)
             codes.append((q.transform(noise.to(x)) if sampled else q.mean).cpu())
     return torch.cat(codes)
 

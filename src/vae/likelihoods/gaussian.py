@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vae.config import Positive
 from vae.distributions import Normal
+from vae.errors import ConfigError
+from vae.schema import Positive
 
 
 class Gaussian(nn.Module):
@@ -32,6 +33,8 @@ class Gaussian(nn.Module):
         floor: Positive = 1 / 510,
     ) -> None:
         super().__init__()
+        if variance == "fixed" and std < floor:
+            raise ConfigError(f"a fixed std of {std:g} lies below the floor of {floor:g}; lower the floor too")
         self.data_shape = tuple(data_shape)
         self.variance: str = variance
         self.mean: str = mean
@@ -45,7 +48,7 @@ class Gaussian(nn.Module):
 
     def forward(self, outputs: Tensor) -> Normal:  # (L, M, *output_shape) -> elements (L, M, *data_shape)
         """The distribution of the pixels."""
-        mean, log_std = outputs, outputs.new_tensor(math.log(self.std))
+        mean, log_std = outputs, outputs.new_full((), math.log(self.std))
         if self.variance == "per_pixel_and_datum":
             mean, log_variance = outputs.chunk(2, dim=-len(self.data_shape))
             log_std = self._floored(log_variance)
@@ -55,4 +58,4 @@ class Gaussian(nn.Module):
 
     def _floored(self, log_variance: Tensor) -> Tensor:
         """log std of std^2 = exp(s) + floor^2: smooth, so that the gradient lives on near the floor."""
-        return 0.5 * torch.logaddexp(log_variance, log_variance.new_tensor(2 * math.log(self.floor)))
+        return 0.5 * torch.logaddexp(log_variance, log_variance.new_full((), 2 * math.log(self.floor)))

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae.distributions import SUPPORTS, Normal, kl_divergence, sum_from
+from vae.distributions import SUPPORTS, Noise, Normal, kl_divergence, sum_from
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
 from vae.priors import StandardNormal
-from vae.randomness import datum_noise
+from vae.randomness import datum_noise, seeded
 
 CHUNK = 1000  # how many data pass through the networks at once in the methods for people
 
@@ -78,11 +78,22 @@ class VAE(nn.Module):
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:  # (M, *data_shape), (L, M, J) -> (L, M)
         """log p(x, z) = log p(z) + log p(x|z), nats."""
-        return sum_from(self.prior.log_prob(z), 2) + sum_from(self.likelihood(z).log_prob(x), 2)
+        return sum_from(self.prior.log_prob(z), 2) + self.log_likelihood(x, z)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:  # (M, *data_shape), (L, M, J) -> (L, M)
+        """log p(x|z), nats. UsageError where x has another shape, which would only broadcast."""
+        if x.shape[1:] != self.data_shape:
+            raise UsageError(f"the data have shape {tuple(x.shape[1:])}, and the model is of {self.data_shape}")
+        return sum_from(self.likelihood(z).log_prob(x), 2)
 
     def expected_log_likelihood(self, q: Normal, x: Tensor, noise: Tensor) -> Tensor:  # noise (L, M, J) -> (M,)
         """E_q[log p(x|z)] of each datum by (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x), nats (equation 7)."""
-        return sum_from(self.likelihood(q.transform(noise)).log_prob(x), 2).mean(0)
+        return self.log_likelihood(x, q.transform(noise)).mean(0)
+
+    @property
+    def noise(self) -> Noise:
+        """What eps of q(z|x) is drawn from, and its shape for one sample of one datum."""
+        return self.posterior_head.noise  # type: ignore[return-value]
 
     @property
     def is_density(self) -> bool:
@@ -101,7 +112,8 @@ class VAE(nn.Module):
         if not SUPPORTS[support](x):
             name, wanted = type(self.likelihood_head).__name__, {"binary": "0 or 1"}.get(support, "on [0, 1]")
             raise UsageError(f"the {name} likelihood is of values {wanted}; these x lie outside of that")
-        noise = datum_noise("normal", seed, "elbo", range(len(x)), (1, self.latent_dim))  # (M, 1, J)
+        kind, shape = self.noise
+        noise = datum_noise(kind, seed, "elbo", range(len(x)), (1, *shape))  # (M, 1, J)
 
         def bound(rows: Tensor, eps: Tensor) -> Tensor:
             q = self.posterior(rows)
@@ -129,7 +141,8 @@ class VAE(nn.Module):
         """The means of p(x|z) at n draws of z from the prior; draw i depends on (seed, i)."""
         if n < 1:
             raise UsageError(f"n must be at least 1, not {n}")
-        noise = datum_noise("normal", seed, "sample", range(n), (self.latent_dim,))
+        kind, shape = self.prior.noise
+        noise = datum_noise(kind, seed, "sample", range(n), shape)
         return self.decode(self.prior.transform(self._like_parameters(noise)))
 
     def _like_parameters(self, values: Any) -> Tensor:
@@ -140,7 +153,11 @@ class VAE(nn.Module):
         x = torch.as_tensor(x)
         if x.dtype == torch.uint8:
             raise UsageError("images are expected on [0, 1]; these are bytes: divide them by 255")
-        if x.ndim < 2 or len(x) == 0 or x[0].numel() != math.prod(self.data_shape):
+        # (M, *data_shape), flat, or without the channel axis of grey images; no other layout, lest pixels get mixed up.
+        layouts = [self.data_shape, (math.prod(self.data_shape),)]
+        if len(self.data_shape) == 3 and self.data_shape[0] == 1:
+            layouts.append(self.data_shape[1:])
+        if len(x) == 0 or tuple(x.shape[1:]) not in layouts:
             wanted = ", ".join(map(str, self.data_shape))
             raise UsageError(f"x must have shape (M, {wanted}) with at least one datum, not {tuple(x.shape)}")
         if not torch.isfinite(x).all():
@@ -155,11 +172,14 @@ class VAE(nn.Module):
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is given back afterwards."""
+    """Evaluation mode without gradients; every module's own mode, and torch's generators, are given back afterwards.
+
+    A module that draws in evaluation mode draws from a stream of its own, the same each time.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), seeded(0, "evaluation"):
             yield
     finally:
         for module, mode in modes.items():
@@ -171,10 +191,9 @@ def _probe(network: nn.Module, shape: tuple[int, ...], name: str) -> tuple[int, 
     like = next(network.parameters(), torch.zeros(()))
     if isinstance(like, nn.parameter.UninitializedParameter):
         like = torch.zeros(())
-    zeros = torch.zeros(2, *shape).to(like)
     try:
-        with evaluating(network), torch.random.fork_rng(devices=[]):
-            return tuple(network(zeros).shape[1:])
+        with evaluating(network):
+            return tuple(network(torch.zeros(2, *shape).to(like)).shape[1:])
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} does not take input of shape (M, {', '.join(map(str, shape))}): {reason}") from None

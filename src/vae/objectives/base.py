@@ -13,12 +13,14 @@ class Estimate(NamedTuple):
     """One value a datum, nats; larger is better.
 
     `bound` estimates a lower bound of log p(x). `terms` are its parts. `surrogate` is what is differentiated; an
-    algorithm reduces it over the minibatch.
+    algorithm reduces it over the minibatch. Its value may mean nothing: `objective` is the value of what is maximised,
+    where that is not the bound.
     """
 
     bound: Tensor  # (M,)
     terms: dict[str, Tensor]  # each (M,)
     surrogate: Tensor  # (M,)
+    objective: Tensor | None = None  # (M,)
 
 
 class Objective(Protocol):

@@ -31,5 +31,6 @@ class Beta:
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The estimate of the objective within, another surrogate."""
         estimate, memory = self.objective(model, x, noise, memory, step)
-        surrogate = estimate.surrogate - (self.weight(step) - 1) * estimate.terms["kl"]
-        return estimate._replace(surrogate=surrogate), memory
+        penalty = (self.weight(step) - 1) * estimate.terms["kl"]
+        value = estimate.bound if estimate.objective is None else estimate.objective
+        return estimate._replace(surrogate=estimate.surrogate - penalty, objective=value - penalty), memory

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vae.config import Count
 from vae.distributions import kl_divergence, sum_from
 from vae.models import VAE
 from vae.objectives.base import Estimate, Memory
+from vae.schema import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class EstimatorA:
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""
         z, log_q = model.posterior(x).transform_and_log_prob(noise)  # (L, M, J) both
-        log_p_x_given_z = sum_from(model.likelihood(z).log_prob(x), 2).mean(0)  # (M,)
-        kl = sum_from(log_q - model.prior.log_prob(z), 2).mean(0)  # (M,)
+        log_p_x_given_z = model.log_likelihood(x, z).mean(0)  # (M,)
+        kl = (sum_from(log_q, 2) - sum_from(model.prior.log_prob(z), 2)).mean(0)  # (M,)
         bound = log_p_x_given_z - kl
         return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory

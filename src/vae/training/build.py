@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
-from vae.config import Part, options_of
 from vae.data import IMAGE_SHAPES, Split, kind_of, load_data
 from vae.errors import ConfigError
 from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
@@ -19,6 +18,7 @@ from vae.objectives import OBJECTIVES, Beta, Objective
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import seeded
+from vae.schema import Part, options_of
 from vae.training.settings import ModelSettings, Settings, read_settings
 
 
@@ -61,11 +61,14 @@ def build_model(
     likelihood = settings.likelihood.build(LIKELIHOODS, data_shape)
     posterior = settings.posterior.build(POSTERIORS, settings.latent_dim)
     prior = settings.prior.build(PRIORS, settings.latent_dim)
-    with seeded(seed, "initialisation"):
-        if encoder is None:
-            encoder = settings.encoder.build(ENCODERS, data_shape, posterior.output_size)
-        if decoder is None:
-            decoder = settings.decoder.build(DECODERS, settings.latent_dim, likelihood.output_shape)
+    try:
+        with seeded(seed, "initialisation"):
+            if encoder is None:
+                encoder = settings.encoder.build(ENCODERS, data_shape, posterior.output_size)
+            if decoder is None:
+                decoder = settings.decoder.build(DECODERS, settings.latent_dim, likelihood.output_shape)
+    except (RuntimeError, MemoryError) as error:  # sizes that no machine holds
+        raise ConfigError(f"model: cannot be built: {str(error).splitlines()[0]}; choose smaller sizes") from None
     return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior)
 
 
@@ -121,12 +124,11 @@ def check_support(split: Split, source: str, model: VAE) -> None:
     )
 
 
-def check_batch_norm(model: nn.Module, num_data: int, settings: Settings) -> None:
-    """ConfigError where a training step would normalise over a single datum, which has no variance."""
-    normalises = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
-    size = settings.train.batch_size
-    if normalises and settings.objective.options.get("num_samples") == 1 and (size == 1 or num_data % size == 1):
-        raise ConfigError(
-            f"train.batch_size: with {size}, the last minibatch of {num_data} data holds a single one, which batch "
-            "normalisation cannot take; change batch_size, or data.train_size by one"
-        )
+def check_batch_norm(model: VAE, smallest_batch: int, num_samples: int) -> None:
+    """ConfigError where a training step would normalise over a single row, which has no variance."""
+    for network, rows in ((model.encoder, smallest_batch), (model.decoder, smallest_batch * num_samples)):
+        if rows == 1 and any(isinstance(m, nn.BatchNorm1d) for m in network.modules()):
+            raise ConfigError(
+                "train.batch_size: the last minibatch of an epoch holds a single datum, which batch normalisation "
+                "cannot take; change batch_size, or data.train_size by one"
+            )

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,18 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and values of a checkpoint; CheckpointError where it is missing, cut short, altered or none."""
+def read(path: Path, keys: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and values of a checkpoint; CheckpointError where it is missing, cut short, altered or none.
+
+    `keys` are those that its values must hold.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    cure = "use another checkpoint of the run, or train it again"
+    cure = "put a copy of it back, or train again"
     try:
         tensors = _load_tensors(content)
         header_size = int.from_bytes(content[:8], "little")
@@ -89,7 +93,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     # The header is compact JSON, padded with spaces; the digest does not cover the padding, so look at it.
     if sha256 != _digest(tensors, text) or not header.rstrip(b" ").endswith(b"}"):
         raise CheckpointError(f"{path}: the file was altered or damaged (its SHA-256 is wrong); {cure}")
-    return tensors, json.loads(text)
+    values = json.loads(text)
+    lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if lacking:
+        raise CheckpointError(f"{path}: lacks {', '.join(lacking)}, so it was not written by this library; {cure}")
+    return tensors, values
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
@@ -142,7 +150,10 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], path: Path) -> None:
-    """Give an optimizer its saved state; CheckpointError where it is that of another optimizer or model."""
+    """Give an optimizer its saved state; CheckpointError where it is that of another optimizer or model.
+
+    torch casts what it loads to the type of the parameters; what was float32 beside float64 parameters is put back.
+    """
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *values["numbers"].items()]:
         index, name = key.split(".", 1)
@@ -152,3 +163,9 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dic
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: its optimizer state is of another optimizer or model ({error})") from None
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, saved in state.items():
+        loaded = optimizer.state[parameters[index]]
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+                loaded[name] = value.to(loaded[name].device)

@@ -2,12 +2,9 @@
 
 import contextlib
 import hashlib
-import json
-import platform
-import shutil
-import subprocess
+import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,9 @@ import torch
 from torch import nn
 
 from vae.algorithms import AEVB, State
-from vae.config import describe, differences, dump, load_yaml, plain
+from vae.config import differences, plain
 from vae.data import Data, Loader, Resident, load_data
-from vae.errors import CheckpointError, PosteriorCollapse, TrainingFailed, UsageError
+from vae.errors import CheckpointError, Interrupted, PosteriorCollapse, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE
@@ -26,6 +23,7 @@ from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import Streams, seeded
+from vae.schema import describe
 from vae.training import checkpoint
 from vae.training.build import (
     build_algorithm,
@@ -35,20 +33,12 @@ from vae.training.build import (
     choose_device,
     with_likelihood,
 )
+from vae.training.directory import MAY_CHANGE, claimed, describe_run, open_config
 from vae.training.log import Log, read_log
-from vae.training.settings import Settings, read_settings
+from vae.training.settings import Settings, TrainSettings, read_settings
 from vae.training.trainer import Plan, Progress, Trainer
 
-MAY_CHANGE = {"data.root", "data.path", "train.device", "train.epochs", "train.samples"}  # on resume
-OWN_FILES = (
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "evaluation.json",
-    "checkpoints",
-    "figures",
-    ".lock",
-)
+_KEYS = ("config", "data_shape", "data_sha256", "threads", "step", "optimizer", "progress")  # of a checkpoint
 
 
 @dataclass
@@ -86,8 +76,18 @@ def fit(
     Keywords are the settings of the `train` block: epochs=20, seed=0, batch_size=128, optimizer={"name": "adam",
     "lr": 1e-3}, ... With `out`, the run is written there, and `resume=True` goes on with what it holds (or starts it).
     """
+    if resume and out is None:
+        raise UsageError("resume=True goes on with the run in `out`; give that directory")
     settings = _settings_of(model, data, objective, modifiers or {}, train)
-    return _train(settings, model, data, out, resume=resume, verbose=verbose)
+    try:
+        run = _train(settings, model, data, out, resume=resume, verbose=verbose)
+    except Interrupted as stop:
+        how = "" if out is None else f"; go on with vae.fit(..., out={str(out)!r}, resume=True)"
+        raise Interrupted(f"{stop}{how}", stop.status) from None
+    if isinstance(data, Data):
+        split = data.evaluation_split("train").first(1000)
+        warn_of_collapse(evaluate_bound(model, split, name="train").active_units)
+    return run
 
 
 def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
@@ -105,6 +105,11 @@ def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any
         "prior": describe(model.prior_head, PRIORS),
         "likelihood": describe(model.likelihood_head, LIKELIHOODS),
     }
+    foreign = [name for name in ("posterior", "prior", "likelihood") if parts[name].name == "module"]
+    if foreign:
+        raise UsageError(
+            f"the {foreign[0]} is not one of the library's; only encoder and decoder can be your own modules"
+        )
     raw = {
         "data": data_block,
         "model": {"latent_dim": model.latent_dim, **{name: plain(part) for name, part in parts.items()}},
@@ -145,36 +150,40 @@ def _train(
 ) -> Run:
     device = choose_device(settings.train.device, settings.train.precision)
     dtype = torch.float64 if settings.train.precision == "float64" else torch.float32
-    model.to(device=device, dtype=dtype)
-    source: Any
-    if isinstance(data, Data):
-        for split in (data.train, data.validation, data.test):
-            if split is not None:
-                check_support(split, data.name, model)
-        source = Resident(data.train, settings.train.batch_size, settings.train.seed, device, dtype)
-    else:
-        source = Loader(data, model.data_shape, device, dtype)
-    check_batch_norm(model, source.num_data, settings)
+    model.to(device=device, dtype=dtype).train()
+    source = _source(data, model, settings.train, device, dtype)
+    check_batch_norm(model, source.smallest_batch, settings.objective.options["num_samples"])
     if settings.train.compile == "always":
         model.encoder.compile()
         model.decoder.compile()
     algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    path = None if out is None else Path(out)
+    session = _Session(settings, algorithm, model, source, data, device, path)
     with contextlib.ExitStack() as stack:
-        path = None
-        if out is not None:
-            path = _claim(Path(out), settings, resume, overwrite)
-            stack.enter_context(_locked(path))
+        if path is not None:
+            stack.enter_context(claimed(path, resume, overwrite))
         stack.enter_context(seeded(settings.train.seed, "modules"))
-        stack.enter_context(_matmul_precision(settings.train.precision))
-        session = _Session(settings, algorithm, model, source, data, device, path)
+        stack.enter_context(_float32_products(settings.train.precision))
         if resume and path is not None:
             session.resume()
+        if path is not None:  # only now that nothing is left to refuse
+            describe_run(path, settings, str(data) if isinstance(data, Data) else "a DataLoader", device)
         steps_before = session.state.step
         session.trainer(dtype, verbose, observe).run()
-        model.eval()
-        if isinstance(data, Data):
-            warn_of_collapse(evaluate_bound(model, data.train.first(1000), name="train").active_units)
-        return Run(model, settings, session.log.lines, path, session.state.step - steps_before)
+    model.eval()
+    return Run(model, settings, session.log.lines, path, session.state.step - steps_before)
+
+
+def _source(data: Data | Any, model: VAE, train: TrainSettings, device: torch.device, dtype: torch.dtype) -> Any:
+    """Where minibatches come from, after a look at shape and values."""
+    if not isinstance(data, Data):
+        return Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
+    if data.shape != model.data_shape:
+        raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
+    for split in (data.train, data.validation, data.test):
+        if split is not None:
+            check_support(split, data.name, model)
+    return Resident(data.train, train.batch_size, train.seed, device, dtype)
 
 
 class _Session:
@@ -207,8 +216,6 @@ class _Session:
             "data_sha256": _fingerprint(data) if isinstance(data, Data) else None,
             "threads": torch.get_num_threads(),
         }
-        if path is not None:
-            _record_environment(path, device)
 
     def trainer(
         self, dtype: torch.dtype, verbose: bool, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None
@@ -226,6 +233,9 @@ class _Session:
             self.log,
             self.save,
             self.last_good,
+            "elbo",
+            {"elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "objective": "objective"},
+            math.prod(model.data_shape),
             dtype,
             validate=(lambda: evaluation_line(model, data, "validation", train.seed)) if validates else None,
             observe=(lambda: observe(model, data)) if observe is not None else None,
@@ -267,7 +277,7 @@ class _Session:
         if not path.exists():
             self.log.cut_back(0)
             return
-        tensors, values = checkpoint.read(path)
+        tensors, values = checkpoint.read(path, _KEYS)
         checkpoint.load_model(self.state.model, tensors, path)
         changed = [k for k in differences(values["config"], self.facts["config"]) if k not in MAY_CHANGE]
         if changed:
@@ -277,6 +287,12 @@ class _Session:
             )
         if values["data_sha256"] != self.facts["data_sha256"]:
             raise CheckpointError(f"{path}: the training data are not those that this run was trained on; restore them")
+        if values["threads"] != self.facts["threads"]:
+            warnings.warn(
+                f"the run was begun with {values['threads']} threads and goes on with {self.facts['threads']}: its "
+                "sums round differently, so it will not end in the same bits",
+                stacklevel=2,
+            )
         checkpoint.load_optimizer(
             self.state.optimizer, checkpoint.under("optimizer", tensors), values["optimizer"], path
         )
@@ -284,7 +300,7 @@ class _Session:
         self.state.memory = {k: t.to(device) for k, t in checkpoint.under("memory", tensors).items()}
         self.state.step = values["step"]
         streams = checkpoint.under("streams", tensors)
-        self.streams.restore(streams)
+        self.streams.restore(streams, self.state.step)
         self.source.restore(streams)
         self.progress = Progress(**values["progress"])
         self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
@@ -309,117 +325,26 @@ def warn_of_collapse(active_units: int) -> None:
 
 
 def _fingerprint(data: Data) -> str:
-    digest = hashlib.sha256(str(tuple(data.train.x.shape)).encode())
-    digest.update(data.train.x.contiguous().numpy().tobytes())
+    """SHA-256 of all that training and selection see."""
+    digest = hashlib.sha256()
+    for split in (data.train, data.validation):
+        if split is not None:
+            digest.update(f"{tuple(split.x.shape)} {split.scale}".encode())
+            digest.update(split.x.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
-    """TF32 products on CUDA where asked for; float32 products are true ones otherwise."""
-    before = torch.get_float32_matmul_precision()
+def _float32_products(precision: str) -> Iterator[None]:
+    """TF32 products and convolutions on CUDA where asked for; true float32 ones otherwise."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
-
-
-# ------------------------------------------------------------------------------------- the directory
-
-
-def _claim(path: Path, settings: Settings, resume: bool, overwrite: bool) -> Path:
-    """Make the run directory, or refuse one that holds something else."""
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path}: is a file; --out names a directory for the run")
-    if path.is_dir() and any(path.iterdir()) and not resume:
-        if not (path / "config.yaml").exists():
-            raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
-        if not overwrite:
-            raise UsageError(
-                f"{path}: holds a run already; go on with it by --resume {path}, replace it by --overwrite, or choose "
-                "another directory with --out"
-            )
-        with _locked(path):  # not under a process that trains there
-            for name in OWN_FILES:
-                target = path / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        config = path / "config.yaml"
-        checkpoint.write_atomically(config, dump(plain(settings)).encode())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
-    return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep a second process from training in the same directory; the lock goes with the process."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    with (path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"{path}: another process is training in this directory; wait for it, or stop it"
-            ) from None
-        yield
-
-
-def _record_environment(path: Path, device: torch.device) -> None:
-    import numpy
-
-    from vae import __version__
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    record = {
-        "vae": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "platform": platform.platform(),
-        "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
-    }
-    checkpoint.write_atomically(path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _commit() -> str | None:
-    """The commit of the library's own checkout, if it runs from one."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def open_config(path: str | Path) -> dict[str, Any]:
-    """The raw config of a run directory; UsageError where it is none."""
-    path = Path(path)
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such run directory")
-    if not (path / "config.yaml").exists():
-        raise UsageError(f"{path}: no run directory (it has no config.yaml); train.py --out {path} would make it one")
-    return load_yaml(path / "config.yaml")
-
-
-def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:
-    """The settings to resume a run with; UsageError names the overrides that would make it another run."""
-    raw = open_config(path)
-    overrides = list(overrides)
-    settings = read_settings(raw, overrides)
-    changed = [key for key in differences(plain(read_settings(raw)), plain(settings)) if key not in MAY_CHANGE]
-    if changed:
-        raise UsageError(
-            f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can"
-        )
-    return settings
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 # ------------------------------------------------------------------------------------- loading
@@ -458,8 +383,8 @@ def open_run(
         raise CheckpointError(f"{path}: has no checkpoint {which}, only {', '.join(there)}")
     which = which or there[0]
     file = files[which]
-    tensors, values = checkpoint.read(file)
-    settings = read_settings(values["config"])
+    tensors, values = checkpoint.read(file, _KEYS)
+    settings = read_settings(values["config"], where=file)
     model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
     if settings.train.precision == "float64":
         model.double()

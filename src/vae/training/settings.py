@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
-from vae.config import Count, Index, NonNegative, OneOf, Part, PartOf, Positive, load_yaml, override, read
+from vae.config import load_yaml, override, read
 from vae.data.sets import DataSettings
 from vae.likelihoods import LIKELIHOODS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
+from vae.schema import Count, Index, NonNegative, OneOf, Part, PartOf, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,13 @@ class Settings:
             raise ValueError("train.patience stops early by the validation ELBO: set data.validation_size too")
 
 
-def read_settings(config: str | Path | dict[str, Any], overrides: Iterable[str] = ()) -> Settings:
-    """The settings in a YAML file (or a raw mapping), after `a.b=value` overrides; ConfigError names every misfit."""
+def read_settings(
+    config: str | Path | dict[str, Any], overrides: Iterable[str] = (), where: str | Path = "config"
+) -> Settings:
+    """The settings in a YAML file, or in a raw mapping from `where`, after `a.b=value` overrides.
+
+    ConfigError names every misfit.
+    """
     overrides = list(overrides)
-    raw, where = (config, "config") if isinstance(config, dict) else (load_yaml(config), str(config))
-    return read(Settings, override(raw, overrides), where, overrides)
+    raw, where = (config, where) if isinstance(config, dict) else (load_yaml(config), config)
+    return read(Settings, override(raw, overrides), str(where), overrides)

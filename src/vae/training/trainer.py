@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -71,9 +71,9 @@ class Progress:
 class Trainer:
     """One training run: the algorithm and its state, the data, and what to do beside stepping.
 
-    `save(name)` writes a checkpoint; `validate` gives the line of an evaluation with its `elbo`, by which the best
-    checkpoint is chosen; `observe` gives further lines for the log and must not change the state. `stopped` is what to
-    tell a person whose run was interrupted.
+    `save(name)` writes a checkpoint and `last_good()` says which one to go back to. `validate` gives the line of an
+    evaluation, whose `score` chooses the best checkpoint; `observe` gives further lines for the log and must not change
+    the state. `labels` are the words for the values in the progress bar, in order.
     """
 
     algorithm: Any
@@ -85,6 +85,9 @@ class Trainer:
     log: Log
     save: Callable[[str], None]
     last_good: Callable[[], str]
+    score: str
+    labels: Mapping[str, str]
+    datum_size: int  # values a datum
     dtype: torch.dtype = torch.float32
     validate: Callable[[], dict[str, Any]] | None = None
     observe: Callable[[], list[dict[str, Any]]] | None = None
@@ -92,60 +95,68 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end of the plan. Interrupted after a signal, TrainingFailed on a bound gone wrong."""
+        p = self.progress
         self._saved_at = self._printed_at = time.monotonic()
         self._started = time.monotonic() - (self.log.lines[-1]["seconds"] if self.log.lines else 0.0)
         with _signals() as stop, self._bar() as bar:
-            while not self.progress.finished(self.plan):
+            if p.finished(self.plan) and p.count:  # resumed where a count of samples had ended within an epoch
+                self._end_epoch(bar, whole=False)
+            while not p.finished(self.plan):
                 self._epoch(stop, bar)
+                if stop.signal is not None:
+                    self._stop(stop.signal)
 
     def _epoch(self, stop: "_Stop", bar: Any) -> None:
-        p, shown = self.progress, 0.0
+        p, shown, whole = self.progress, 0.0, True
         for batch in self.source.epoch(p.epoch, p.batch, self.streams):
             self._step(batch)
             bar.update(len(batch))
             now = time.monotonic()
             if not bar.disable and now - shown > 0.2:
                 shown = now
-                bar.set_postfix_str(_words({name: value.item() / p.count for name, value in p.sums.items()}))
-            if stop.signal is not None:
-                self._stop(stop.signal)
+                bar.set_postfix_str(self._words({name: value.item() / p.count for name, value in p.sums.items()}))
             if self.plan.samples is not None and p.samples >= self.plan.samples:
+                whole = p.batch == self.source.num_batches
                 break
-        self._end_epoch(bar)
+            if stop.signal is not None and p.batch < self.source.num_batches:
+                self._stop(stop.signal)
+        self._end_epoch(bar, whole)
 
     def _step(self, batch: Tensor) -> None:
         p, size = self.progress, len(batch)
         kind, shape = self.algorithm.noise(self.state, size)
-        try:
+        with self._failing():
             self.state, info = self.algorithm.step(self.state, batch, self.streams.draw(kind, shape, self.dtype))
-        except TrainingFailed as error:
-            raise TrainingFailed(f"{error}; {self.last_good()}") from None
         if p.reference is None:
             p.reference = info.objective.item() / size
         for name, value in info.sums.items():
             p.sums[name] = p.sums[name] + value if name in p.sums else value
         p.batch, p.samples, p.count = p.batch + 1, p.samples + size, p.count + size
-        self._datum_size = batch[0].numel()
 
-    def _end_epoch(self, bar: Any) -> None:
-        p = self.progress
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Add to a failure which checkpoint to go back to."""
+        try:
+            yield
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{error}; {self.last_good()}") from None
+
+    def _end_epoch(self, bar: Any, whole: bool) -> None:
+        p, epoch = self.progress, self.progress.epoch + 1
         means = {name: value.item() / p.count for name, value in p.sums.items()}
-        self._check_explosion(means)
-        whole = p.batch >= self.source.num_batches
-        lines = [self._line("train", means)]
-        epoch = p.epoch + 1
+        with self._failing():
+            self._check_explosion(means)
         if whole:
-            p.epoch, p.batch = epoch, 0
-        p.sums, p.count = {}, 0
+            p.epoch, p.batch, p.sums, p.count = epoch, 0, {}, 0
+        else:
+            # The plan ends within an epoch: the checkpoint is of before its lines, so that a run which goes on with a
+            # larger plan finishes the epoch and logs it once.
+            self._save("last")
+        lines = [self._line("train", means, epoch)]
         improved = False
         if epoch % self.plan.evaluate_every == 0 or p.finished(self.plan):
-            if self.validate is not None:
-                line = self.validate()
-                lines.append(self._line("validation", line, epoch))
-                improved = p.best is None or line["elbo"] > p.best
-                p.best, p.stale = (line["elbo"], 0) if improved else (p.best, p.stale + 1)
-            if self.observe is not None:
-                lines += [self._line(line.pop("split"), line, epoch) for line in self.observe()]
+            with self._failing():
+                improved = self._evaluate(lines, epoch)
         for line in lines:
             self.log.append(line)
         self._report(lines, bar)
@@ -153,27 +164,36 @@ class Trainer:
         if improved:
             self._save("best")
         due = time.monotonic() - self._saved_at >= self.plan.checkpoint_seconds
-        if due or p.finished(self.plan) or not self.source.exact_within_epochs:
+        if whole and (due or p.finished(self.plan) or not self.source.exact_within_epochs):
             self._save("last")
 
-    def _line(self, split: str, values: dict[str, Any], epoch: int | None = None) -> dict[str, Any]:
-        p = self.progress
-        place = {"step": self.state.step, "epoch": epoch or p.epoch + 1, "samples": p.samples, "split": split}
+    def _evaluate(self, lines: list[dict[str, Any]], epoch: int) -> bool:
+        """Add the lines of validation and observers; whether validation has improved."""
+        p, improved = self.progress, False
+        if self.validate is not None:
+            line = self.validate()
+            lines.append(self._line("validation", line, epoch))
+            improved = p.best is None or line[self.score] > p.best
+            p.best, p.stale = (line[self.score], 0) if improved else (p.best, p.stale + 1)
+        if self.observe is not None:
+            lines += [self._line(line.pop("split"), line, epoch) for line in self.observe()]
+        return improved
+
+    def _line(self, split: str, values: dict[str, Any], epoch: int) -> dict[str, Any]:
+        place = {"step": self.state.step, "epoch": epoch, "samples": self.progress.samples, "split": split}
         return {**place, **values, "seconds": round(time.monotonic() - self._started, 3)}
 
     def _check_explosion(self, means: dict[str, float]) -> None:
         p = self.progress
-        mean = means.get("objective", means.get("elbo", 0.0))
+        mean = means.get("objective", means[self.score])
         assert p.reference is not None
-        limit = p.reference - EXPLODED * max(abs(p.reference), self._datum_size)
-        if mean < limit:
-            terms = {name: value for name, value in means.items() if name not in ("elbo", "objective")}
+        if mean < p.reference - EXPLODED * max(abs(p.reference), self.datum_size):
+            terms = {name: value for name, value in means.items() if name not in (self.score, "objective")}
             worst = max(terms, key=lambda name: abs(terms[name]))
             raise TrainingFailed(
                 f"the bound explodes: its mean over epoch {p.epoch + 1} (to step {self.state.step}) is {mean:.4g} nats "
                 f"after {p.reference:.4g}; the largest term is {worst} = {terms[worst]:.4g}; "
-                f"{largest_gradient(self.state.model)}; {self.last_good()}; try a smaller learning rate, or "
-                "train.clip_grad_norm"
+                f"{largest_gradient(self.state.model)}; try a smaller learning rate, or train.clip_grad_norm"
             )
         p.reference = max(p.reference, mean)
 
@@ -181,13 +201,16 @@ class Trainer:
         self.log.flush()
         self.progress.log_lines = len(self.log.lines)
         self.save(name)
-        self._saved_at = time.monotonic()
+        if name == "last":
+            self._saved_at = time.monotonic()
 
     def _stop(self, number: int) -> None:
+        where = f"at step {self.state.step}"
         if self.source.exact_within_epochs:
             self._save("last")
-        name = signal.Signals(number).name
-        raise Interrupted(f"stopped by {name} at step {self.state.step}", 128 + number)
+        elif self.progress.batch:
+            where += f" (the run goes on from the end of epoch {self.progress.epoch})"
+        raise Interrupted(f"stopped by {signal.Signals(number).name} {where}", 128 + number)
 
     def _bar(self) -> Any:
         p, plan = self.progress, self.plan
@@ -210,20 +233,13 @@ class Trainer:
         if not self.verbose or not bar.disable or (now - self._printed_at < 1 and not p.finished(self.plan)):
             return
         self._printed_at = now
-        parts = [f"{line['split']}: {_words(line)}" for line in lines]
+        parts = [f"{line['split']}: {self._words(line)}" for line in lines]
         total = f"/{self.plan.epochs}" if self.plan.epochs else ""
-        print(
-            f"epoch {lines[0]['epoch']}{total}  {'  '.join(parts)}  ({lines[-1]['seconds']:.0f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
+        seconds = lines[-1]["seconds"]
+        print(f"epoch {lines[0]['epoch']}{total}  {'  '.join(parts)}  ({seconds:.0f} s)", file=sys.stderr, flush=True)
 
-
-_WORDS = {"elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "objective": "objective"}
-
-
-def _words(values: dict[str, Any]) -> str:
-    return " ".join(f"{word} {values[name]:.2f}" for name, word in _WORDS.items() if name in values)
+    def _words(self, values: Mapping[str, Any]) -> str:
+        return " ".join(f"{word} {values[name]:.2f}" for name, word in self.labels.items() if name in values)
 
 
 class _Stop:

@@ -1,0 +1,188 @@
+"""The words in which constructors and blocks say what settings they take: the signature is the schema.
+
+A *part* is chosen by name from a table (a dictionary of constructors); its options are the keyword-only parameters of
+its constructor. A *block* is a frozen dataclass of such parameters.
+"""
+
+import difflib
+import inspect
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers that a setting may take: low <= value <= high, or low < value where `open` is set."""
+
+    low: float
+    high: float = math.inf
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.open else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"greater than {self.low:g}" if self.open else f"at least {self.low:g}"
+        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+
+
+Positive = Annotated[float, Interval(0, open=True)]
+NonNegative = Annotated[float, Interval(0)]
+Count = Annotated[int, Interval(1)]
+Index = Annotated[int, Interval(0)]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A name out of a table whose rows take no options."""
+
+    table: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """A part out of a table: its name, or a mapping of its name and options."""
+
+    table: Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class OptionsOf:
+    """The keys of a block that are no fields of it: options of the row of `table` that the block's `name` chooses."""
+
+    table: Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chosen row of a table with its options, defaults filled in."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, table: Mapping[str, Callable[..., Any]], *given: Any) -> Any:
+        """Call the row's constructor on what the program gives, then the options."""
+        return table[self.name](*given, **self.options)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter of a constructor, or field of a block."""
+
+    type: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether the user has to give it."""
+        return self.default is inspect.Parameter.empty
+
+
+def options_of(constructor: Callable[..., Any]) -> dict[str, Option]:
+    """The keyword-only parameters of a constructor: the signature is the schema."""
+    hints = getattr(constructor, "option_types", None)
+    if hints is None:
+        target = constructor.__init__ if inspect.isclass(constructor) and not is_dataclass(constructor) else constructor
+        hints = get_type_hints(target, include_extras=True)
+    return {
+        p.name: Option(hints[p.name], p.default)
+        for p in inspect.signature(constructor).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+
+
+def describe(part: Any, table: Mapping[str, Callable[..., Any]]) -> Part:
+    """Read a built part back into its name and options, which it keeps as attributes of the same names.
+
+    Anything that is no row of the table (a user's own module) is described as the part `module`.
+    """
+    for name, constructor in table.items():
+        if type(part) is constructor:
+            return Part(name, {key: getattr(part, key) for key in options_of(constructor)})
+    return Part("module", {"of": f"{type(part).__module__}.{type(part).__qualname__}"})
+
+
+# ------------------------------------------------------------------------------------- a value and its type
+
+
+class Misfit(Exception):
+    """A value that does not fit its type; carries why. The config reader turns it into a message with its place."""
+
+
+def fitted(type_: Any, raw: Any) -> Any:
+    """The value as its type; raises where it is of another type or out of range. True is no int, 20.5 neither."""
+    marks = marks_of(type_)
+    if get_origin(type_) is Annotated:
+        type_ = get_args(type_)[0]
+    origin, inner = get_origin(type_), get_args(type_)
+    if origin in (Union, types.UnionType):
+        if raw is None and type(None) in inner:
+            return None
+        reasons = []
+        for member in inner:
+            if member is not type(None):
+                try:
+                    return fitted(member, raw)
+                except Misfit as misfit:
+                    reasons.append(str(misfit))
+        raise Misfit("; or ".join(reasons))
+    if origin is Literal:
+        if raw not in inner or isinstance(raw, bool) != any(isinstance(i, bool) for i in inner if i == raw):
+            raise Misfit(f"{show(raw)} is not one of {names_of(inner)}")
+        return raw
+    if origin is tuple:
+        if not isinstance(raw, list | tuple):
+            raise Misfit(f"expected a list, not {show(raw)}")
+        members = [inner[0]] * len(raw) if inner[-1] is Ellipsis else list(inner)
+        if len(members) != len(raw):
+            raise Misfit(f"expected {len(members)} values, not {show(raw)}")
+        return tuple(fitted(member, value) for member, value in zip(members, raw, strict=True))
+    value = _scalar(type_, raw)
+    for mark in marks:
+        if isinstance(mark, Interval) and value not in mark:
+            raise Misfit(f"must be {mark}, not {show(raw)}")
+        if isinstance(mark, OneOf) and value not in mark.table:
+            raise Misfit(f"{show(raw)} is not one of {names_of(mark.table)}")
+    return value
+
+
+def _scalar(type_: type, raw: Any) -> Any:
+    if type_ is bool and isinstance(raw, bool):
+        return raw
+    if type_ is str and isinstance(raw, str):
+        return raw
+    if not isinstance(raw, bool):
+        if type_ is int and (isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())):  # 1e8 is a count
+            return int(raw)
+        if type_ is float and isinstance(raw, int | float) and math.isfinite(raw):
+            return float(raw)
+    words = {bool: "true or false", str: "a word", int: "a whole number", float: "a finite number"}
+    raise Misfit(f"expected {words.get(type_, type_)}, not {show(raw)}")
+
+
+def marks_of(type_: Any) -> tuple[Any, ...]:
+    """What an annotation says beside the type."""
+    return get_args(type_)[1:] if get_origin(type_) is Annotated else ()
+
+
+def show(raw: Any) -> str:
+    """A raw value in a message, not too long."""
+    text = "nothing" if raw is None else repr(raw)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def names_of(names: Iterable[Any]) -> str:
+    """Names in a message."""
+    return ", ".join(str(name) for name in names)
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """A hint with the nearest right name, or the list of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {names_of(known)}" if known else "; there are none here"

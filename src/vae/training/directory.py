@@ -1,0 +1,105 @@
+"""A run directory: claimed by one process at a time, described, and never taken from another run."""
+
+import contextlib
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from vae import __version__
+from vae.config import differences, dump, load_yaml, plain
+from vae.errors import UsageError
+from vae.training.checkpoint import write_atomically
+from vae.training.settings import Settings, read_settings
+
+MAY_CHANGE = {"data.root", "data.path", "train.device", "train.epochs", "train.samples"}  # in a resumed run
+OWN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json", "checkpoints", "figures")
+
+
+@contextlib.contextmanager
+def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold a run directory against other processes, made if need be; UsageError where it holds something else."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file; --out names a directory for the run")
+    foreign = path.is_dir() and any(p.name != ".lock" for p in path.iterdir())
+    if foreign and not (path / "config.yaml").exists():
+        raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
+    if foreign and not (resume or overwrite):
+        raise UsageError(
+            f"{path}: holds a run already; go on with it by --resume {path}, replace it by --overwrite, or choose "
+            "another directory with --out"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            pass
+        except OSError:
+            raise UsageError(f"{path}: another process is training in this directory; wait for it or stop it") from None
+        if overwrite:
+            for target in (path / name for name in OWN_FILES):
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        yield
+
+
+def describe_run(path: Path, settings: Settings, data: str, device: torch.device) -> None:
+    """Write the resolved config, and what the run runs on."""
+    write_atomically(path / "config.yaml", dump(plain(settings)).encode())
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    record = {
+        "vae": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+        "data": data,
+    }
+    write_atomically(path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _commit() -> str | None:
+    """The commit of the library's own checkout, if it runs from one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def open_config(path: str | Path) -> dict[str, Any]:
+    """The raw config of a run directory; UsageError where it is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such run directory")
+    if not (path / "config.yaml").exists():
+        raise UsageError(f"{path}: no run directory (it has no config.yaml); train.py --out {path} would make it one")
+    return load_yaml(path / "config.yaml")
+
+
+def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:
+    """The settings to resume a run with; UsageError names the overrides that would make it another run."""
+    raw = open_config(path)
+    overrides = list(overrides)
+    settings, before = read_settings(raw, overrides, Path(path) / "config.yaml"), read_settings(raw)
+    changed = [key for key in differences(plain(before), plain(settings)) if key not in MAY_CHANGE]
+    if changed:
+        raise UsageError(
+            f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can"
+        )
+    return settings

@@ -104,6 +104,61 @@ def test_evaluate_splits_limits_saves_and_takes_a_file(folder, capsys, tmp_path)
     assert json.loads(capsys.readouterr().out)["elbo"]["n"] == 5
 
 
+def test_the_spelling_of_a_path_changes_no_number(folder, tmp_path, capsys, monkeypatch):
+    np.savez(tmp_path / "own.npz", x=vae.load_data("digits", pixels="static").test.images().numpy()[:9])
+    monkeypatch.chdir(tmp_path)
+    values = []
+    for path in ("own.npz", "./own.npz", str(tmp_path / "own.npz")):
+        assert evaluate([str(folder / "d2"), "--data", path, "--json"]) == 0
+        values.append(json.loads(capsys.readouterr().out)["elbo"])
+    assert values[0] == values[1] == values[2]
+
+
+def test_a_run_that_was_stopped_while_drawing_is_completed(folder, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(folder / "d2", tmp_path / "x")
+    for name in ("codes.pdf", "codes.png"):
+        (tmp_path / "x" / "figures" / name).unlink()
+    assert train(["--resume", str(tmp_path / "x")]) == 0
+    assert "codes.png" in capsys.readouterr().out
+    assert figures(tmp_path / "x") == figures(folder / "d2")
+
+
+def test_names_are_drawn_letter_by_letter(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder / "d2", tmp_path / r"_$\frac$")
+    for main in (main_curves, main_reconstructions, main_manifold, main_samples, main_tsne):
+        assert main([str(tmp_path / r"_$\frac$")]) == 0
+
+
+def test_data_that_changed_behind_a_run_are_warned_of_or_refused(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    save = lambda *shape: np.savez(tmp_path / "own.npz", x=rng.random(shape, dtype=np.float32))  # noqa: E731
+    save(40, 1, 4, 4)
+    (tmp_path / "c.yaml").write_text(yaml.dump({**CONFIG, "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}))
+    assert train(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "x")]) == 0
+    save(40, 1, 4, 4)
+    assert evaluate([str(tmp_path / "x")]) == 0
+    assert "no longer those that this run was trained on" in capsys.readouterr().err
+    save(40, 1, 5, 5)
+    assert evaluate([str(tmp_path / "x")]) == 2
+    assert "was trained on data of shape (1, 4, 4), and they are now (1, 5, 5)" in capsys.readouterr().err
+
+
+def test_a_collapsed_posterior_ends_without_t_sne(tmp_path, capsys):
+    zeros = np.zeros((60, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "own.npz", x=zeros)
+    config = {**CONFIG, "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}
+    config["model"] = {**CONFIG["model"], "latent_dim": 3}
+    (tmp_path / "c.yaml").write_text(yaml.dump(config))
+    assert train(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "x")]) == 0
+    assert "the posterior has collapsed" in capsys.readouterr().err
+    assert main_tsne([str(tmp_path / "x"), "--split", "train"]) == 2
+    assert "all codes are equal" in capsys.readouterr().err
+
+
 def test_encode(folder, tmp_path, capsys):
     assert encode([str(folder / "d2"), "--out", str(tmp_path / "codes.npz")]) == 0
     assert "posterior means of the 297 data of test" in capsys.readouterr().out
@@ -241,7 +296,7 @@ WRONG = [
         "too small for 4 convolutions",
     ),
     (train, ["--config", "{d}/tiny.yaml", "--set", "model.encoder={{name: module, of: x}}"], "open it from Python"),
-    (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: loader}}"], "trained from a DataLoader"),
+    (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: loader}}"], "stands for a DataLoader"),
     (train, ["--resume", "{d}/nothing"], "no such run directory"),
     (train, ["--resume", "{t}"], "no run directory (it has no config.yaml)"),
     (train, ["--resume", "{d}/d2", "--set", "model.latent_dim=3"], "model.latent_dim cannot change in a resumed run"),
@@ -290,8 +345,9 @@ DAMAGED = [
     ("config.yaml", lambda c: None, evaluate, "it has no config.yaml"),
     ("config.yaml", lambda c: c.replace(b"lr: 0.001", b"lr: 0.01"), train, "train.optimizer.lr differ"),
     ("config.yaml", lambda c: c.replace(b"latent_dim: 2", b"latent_dim: 3"), train, "of another model"),
+    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 is none"),
     ("metrics.jsonl", lambda c: c[:100], train, "metrics.jsonl: holds 0 lines"),
-    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "a line of it is no JSON"),
+    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 is none of this library's"),
 ]
 
 

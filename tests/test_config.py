@@ -183,6 +183,26 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E2", 100.0), ("0.5", 0.5), (".5", 0.5), ("3", 3), ("-2", -2), ("10_000", 10_000), ("1.", 1.0)],
+)
+def test_numbers_are_read_as_people_write_them(tmp_path, text, value):
+    read = load_yaml(write(tmp_path, f"a: {text}\n"))["a"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10", "0b1", "1e", "e3", "1.2.3"])
+def test_numbers_of_other_systems_are_words(tmp_path, text):
+    assert load_yaml(write(tmp_path, f"a: {text}\n"))["a"] == text
+
+
+def test_a_misfit_below_an_override_is_blamed_on_it():
+    with pytest.raises(ConfigError, match=r"--set: model\.likelihood: expected one of"):
+        read_settings(MINIMAL, ["model.likelihood.variance=shared"])
+
+
 def test_a_missing_file_and_a_folder(tmp_path):
     (tmp_path / "mnist_d2.yaml").touch()
     with pytest.raises(ConfigError, match="no such config file; did you mean .*mnist_d2.yaml"):

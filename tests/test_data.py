@@ -105,6 +105,13 @@ def test_bytes_stay_bytes_until_they_are_used(tmp_path):
     torch.testing.assert_close(data.train.images()[:, 0], torch.from_numpy(GREYS / 255.0).float())
 
 
+def test_an_index_is_the_place_in_the_file(tmp_path):
+    path = npz(tmp_path, x=GREYS)
+    data = vae.load_data("npz", path=path, train_size=20, validation_size=5)
+    for split in (data.train, data.validation, data.test):
+        assert torch.equal(split.x[:, 0], torch.from_numpy(GREYS[split.index.numpy()]))
+
+
 # ------------------------------------------------------------------------------------------------- pixels
 
 
@@ -272,6 +279,18 @@ def test_a_folder_of_images(tmp_path, mode, channels):
     assert data.classes == ("a", "b")
     assert len(data.train) == 10
     assert set(data.train.y.tolist()) == {0, 1}
+
+
+def test_sixteen_bits_are_scaled_and_pixels_without_a_range_refused(tmp_path):
+    levels = np.linspace(0, 65535, 30).astype(np.uint16).reshape(5, 6)
+    for i in range(12):
+        Image.fromarray(levels).save(tmp_path / f"{i}.png")
+    data = vae.load_data("folder", path=str(tmp_path))
+    assert data.shape == (1, 5, 6)
+    np.testing.assert_allclose(data.train.images()[0, 0].numpy(), levels / 65535, atol=1 / 255)
+    Image.fromarray(levels.astype(np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(DataError, match=r"x\.tiff: .*pixels of mode F have no stated range"):
+        vae.load_data("folder", path=str(tmp_path))
 
 
 def test_images_are_resized(tmp_path):

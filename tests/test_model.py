@@ -82,7 +82,7 @@ def test_the_elbo_is_a_lower_bound_of_the_exact_log_p_x():
 def test_log_p_x_can_be_positive():
     """A sharp density has a positive logarithm: the sign is part of the name."""
     problem = LinearGaussian.random(5, 3)
-    problem.W, problem.s2 = torch.linalg.qr(problem.W)[0], 1e-6  # orthogonal columns: the posterior is diagonal
+    problem.W, problem.s2 = torch.linalg.qr(problem.W)[0], 1e-5  # orthogonal columns: the posterior is diagonal
     problem.A = torch.linalg.inv(problem.precision) @ problem.W.T / problem.s2
     problem.c, problem.S = -problem.A @ problem.b, 1 / problem.precision.diagonal()
     x = problem.b + numbers(6, 3) @ problem.W.T
@@ -103,10 +103,14 @@ def test_log_joint_is_prior_plus_likelihood(model):
     [
         (lambda m: m.elbo(torch.rand(3, 5)), r"x must have shape \(M, 1, 8, 8\) with at least one datum, not \(3, 5\)"),
         (lambda m: m.elbo(torch.rand(64)), "x must have shape"),
-        (lambda m: m.encode(torch.zeros(3, 8, 8, dtype=torch.uint8)), "divide them by 255"),
+        (lambda m: m.encode(torch.zeros(3, 8, 8, dtype=torch.uint8)), "divide bytes by 255"),
         (lambda m: m.decode(torch.rand(4, 2)), r"z must have shape \(M, 3\) with at least one row, not \(4, 2\)"),
         (lambda m: m.decode(torch.rand(3)), "z must have shape"),
         (lambda m: m.sample(0), "at least 1"),
+        (lambda m: m.sample(2.5), "whole number"),
+        (lambda m: m.elbo("images"), "expected a tensor or an array, not str"),
+        (lambda m: m.elbo(torch.zeros(2, 64, dtype=torch.int64)), "expected floats"),
+        (lambda m: m.elbo(torch.zeros(2, 8, 8, 1)), "x must have shape"),
         (lambda m: m.encode(torch.rand(0, 1, 8, 8)), "at least one"),
         (lambda m: m.elbo(np.full((2, 64), np.nan)), "not finite"),
         (lambda m: m.elbo(torch.full((2, 64), 0.5)), "the Bernoulli likelihood is of values 0 or 1"),

@@ -66,7 +66,11 @@ CASES = {
         "data": {"pixels": "grey"},
         "model": {"likelihood": {"name": "gaussian", "variance": "shared"}},
     },
-    **{f"optimizer {name}": {"train": {"optimizer": {"name": name}}} for name in OPTIMIZERS},
+    **{
+        f"optimizer {name}, {precision}": {"train": {"optimizer": {"name": name}, "precision": precision}}
+        for name in OPTIMIZERS
+        for precision in ("float32", "float64")
+    },
 }
 
 
@@ -101,6 +105,56 @@ def test_interrupted_twice_in_the_middle_of_epochs(case, tmp_path, monkeypatch):
             run(raw, tmp_path / "parts", resume=True)
     run(raw, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("steps", range(1, 16))
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"epochs": None, "samples": 850}], ids=["epochs", "samples"])
+def test_interrupted_at_any_step(steps, length, tmp_path, monkeypatch):
+    """The first step of an epoch, its last, the last of the run (which its own end must not hide): each of them."""
+    raw = config(train=length)
+    run(raw, tmp_path / "whole")
+    total = metrics(tmp_path / "whole")[-1]["step"]
+    if steps <= total:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupt_after(patch, steps)
+            run(raw, tmp_path / "parts")
+        run(raw, tmp_path / "parts", resume=True)
+        assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_signal_during_the_last_evaluation_is_not_swallowed(tmp_path):
+    calls = []
+
+    def signalling(model, data):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return observe(model, data)
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM") as stop:
+        train(read_settings(config()), tmp_path / "x", verbose=False, observe=signalling)
+    assert stop.value.status == 143
+    run(config(), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "x")
+
+
+def test_a_longer_count_of_samples_later_is_that_count_at_once(tmp_path):
+    run(config(train={"epochs": None, "samples": 500}), tmp_path / "parts")
+    settings = resumed_settings(tmp_path / "parts", ["train.samples=900"])
+    train(settings, tmp_path / "parts", resume=True, verbose=False, observe=observe)
+    run(config(train={"epochs": None, "samples": 900}), tmp_path / "whole")
+    ours, theirs = (metrics(tmp_path / name) for name in ("parts", "whole"))
+    assert [x for x in ours if x["split"] == "train"] == [x for x in theirs if x["split"] == "train"]
+
+
+def test_the_last_checkpoint_is_not_starved_by_the_best(tmp_path, monkeypatch):
+    names = []
+    real = Trainer._save
+    monkeypatch.setattr(Trainer, "_save", lambda self, name: (names.append(name), real(self, name)))
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("vae.training.trainer.time.monotonic", lambda: float(next(ticks)))
+    run(config(train={"epochs": 12, "checkpoint_seconds": 20}), tmp_path / "x")
+    assert names.count("last") > 3
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -170,7 +224,8 @@ class Dropout(torch.nn.Module):
         )
 
     def forward(self, x):
-        return self.layers(x)
+        # Torch's generator is asked in evaluation too, which must change nothing.
+        return self.layers(x) + 0 * torch.randn(4)
 
 
 def with_own_encoder():
@@ -262,13 +317,47 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path):
     assert_same_run(tmp_path / "whole", path)
 
 
+def untouched(path):
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_refused_resume_changes_nothing(finished):
+    before = untouched(finished)
+    data = vae.load_data("digits", pixels="static", train_size=100)
+    with pytest.raises(CheckpointError, match="another model"):
+        vae.fit(with_own_encoder(), data, out=finished, resume=True, verbose=False)
+    with pytest.raises(CheckpointError, match="another config"):
+        run(config(train={"epochs": 9, "seed": 3}), finished, resume=True)
+    run(config(train={"epochs": 1}), finished, resume=True)  # fewer epochs than it has: nothing to do
+    assert untouched(finished) == before
+
+
+def test_another_models_checkpoint_in_a_run_is_refused(finished, tmp_path):
+    run(config(model={"latent_dim": 4}), tmp_path / "other")
+    for name in ("best", "last"):
+        file = f"checkpoints/{name}.safetensors"
+        (finished / file).write_bytes((tmp_path / "other" / file).read_bytes())
+    with pytest.raises(CheckpointError, match=r"written under another config: model\.latent_dim"):
+        vae.load(finished)
+
+
+def test_another_programs_folder_is_not_overwritten(tmp_path):
+    (tmp_path / "config.yaml").write_text("hydra: yes\n")
+    (tmp_path / "figures").mkdir()
+    with pytest.raises(UsageError, match="holds other files and is no run"):
+        run(config(), tmp_path, overwrite=True)
+    assert (tmp_path / "figures").exists()
+
+
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
     fcntl = pytest.importorskip("fcntl")
     run(config(), tmp_path / "x")
     with (tmp_path / "x" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        before = untouched(tmp_path)
         with pytest.raises(UsageError, match="another process is training in this directory"):
-            run(config(), tmp_path / "x", resume=True)
+            run(config(train={"epochs": 9}), tmp_path / "x", resume=True)
+        assert untouched(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------------------------- real processes

@@ -224,6 +224,67 @@ def test_one_datum_left_over_under_batch_normalisation_is_refused(tmp_path):
     go(tmp_path / "y", data={"train_size": 3}, train={"batch_size": 1})  # M = 1, and N < M elsewhere
 
 
+@pytest.mark.parametrize("part", [{"name": "mlp", "hidden": [8]}, {"name": "conv", "channels": [4, 4, 4]}])
+def test_batch_normalisation_over_one_value_is_refused_whatever_l_is(tmp_path, part):
+    """The encoder sees M data whatever L; three convolutions bring 8 x 8 images to 1 x 1."""
+    with pytest.raises(ConfigError, match="batch normalisation"):
+        go(
+            tmp_path,
+            data={"train_size": 193},
+            model={"encoder": {**part, "batch_norm": True}},
+            objective={"name": "sgvb_b", "num_samples": 5},
+        )
+    conv = {"name": "conv", "channels": [4, 4], "batch_norm": True}  # 2 x 2 values of one datum have a variance
+    go(tmp_path, data={"train_size": 193}, model={"encoder": conv})
+
+
+def test_a_model_is_in_training_mode_while_it_trains():
+    data = vae.load_data("digits", pixels="static", train_size=128)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4, batch_norm=True), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+    for fits in (1, 2):  # a first fit leaves evaluation mode behind
+        vae.fit(model, data, epochs=1, batch_size=64, verbose=False)
+        assert model.encoder.layers[2].num_batches_tracked == 2 * fits
+        assert not model.training
+
+
+def test_two_settings_are_enough_to_train(tmp_path):
+    raw = {"data": {"name": "digits"}, "model": {"latent_dim": 2}}
+    assert read_settings(raw).train.optimizer.name == "adam"
+    made, _ = train(read_settings(raw, ["train.epochs=1"]), tmp_path / "x", verbose=False)
+    assert made.settings.model.likelihood.name == "grey_cross_entropy"
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"name": "adam", "betas": [2, 0.9]}, {"name": "sgd", "nesterov": True}, {"name": "adamax", "betas": [1, 1]}],
+)
+def test_what_torch_refuses_of_an_optimizer_is_a_sentence(tmp_path, optimizer):
+    with pytest.raises(ConfigError, match=r"train\.optimizer: torch\.optim\.\w+ says: "):
+        go(tmp_path, train={"optimizer": optimizer})
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_of_another_shape_is_refused(tmp_path):
+    model = vae.VAE(vae.mlp_encoder((1, 6, 6), 4), vae.mlp_decoder(2, (1, 6, 6)), vae.Bernoulli((1, 6, 6)))
+    with pytest.raises(UsageError, match=r"the data have shape \(1, 8, 8\), and the model is of \(1, 6, 6\)"):
+        vae.fit(model, vae.load_data("digits", pixels="static"), out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (torch.rand(20, 1, 6, 6), {}, r"gives \(20, 1, 6, 6\), and the model is of \(1, 8, 8\)"),
+        (7 * torch.rand(20, 1, 8, 8), {}, "the likelihood's support is binary"),
+        (torch.ones(3, 1, 8, 8), {"drop_last": True}, "gives no minibatch"),
+    ],
+)
+def test_a_dataloader_is_looked_at(images, options, message):
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
+    with pytest.raises(UsageError, match=message):
+        vae.fit(model, torch.utils.data.DataLoader(images, batch_size=20, **options), epochs=1, verbose=False)
+
+
 def test_fewer_data_than_a_minibatch(tmp_path):
     go(tmp_path, data={"train_size": 5}, train={"batch_size": 64})
     assert [line["step"] for line in lines(tmp_path / "x")] == [1, 2, 3]

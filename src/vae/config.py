@@ -52,8 +52,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# Numbers as people write them: YAML 1.1 takes 010 for eight, 1:30 for ninety, and 1e-3 for a word.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rows if not tag.endswith((":int", ":float"))]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)$|^[-+]?(\d[\d_]*\.\d*|\.\d+)$|^[-+]?\.inf$|^\.nan$"),
+    list("-+0123456789."),
 )
 
 
@@ -132,9 +140,11 @@ def read(block: type[T], raw: Any, where: str, overridden: Iterable[str] = ()) -
         given = [key.partition("=")[0] for key in overridden]
 
         def source(place: str) -> str:
-            return "--set" if any(place == g or place.startswith(g + ".") for g in given) else where
+            by_hand = any(place == g or place.startswith(g + ".") or g.startswith(place + ".") for g in given if place)
+            return "--set" if by_hand else where
 
-        raise ConfigError("\n".join(f"{source(place)}: {place}: {text}" for place, text in reader.problems))
+        lines = [": ".join(filter(None, (source(place), place, text))) for place, text in reader.problems]
+        raise ConfigError("\n".join(lines))
     return settings
 
 
@@ -218,7 +228,7 @@ class _Reader:
         return Part(name, self.options(options_of(table[name]), rest, place))
 
     def problem(self, place: str, text: str) -> Any:
-        self.problems.append((place or "config", text))
+        self.problems.append((place, text))
         return None
 
 

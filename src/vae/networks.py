@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from vae.errors import ConfigError, UsageError
-from vae.schema import Count, Index, OneOf
+from vae.schema import Count, Index, OneOf, validated
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -77,6 +77,7 @@ def _dense(sizes: Sequence[int], activation: str, batch_norm: bool) -> list[nn.M
     ]
 
 
+@validated
 class MLPEncoder(nn.Module):
     """Fully connected: data -> hidden layers -> output_size numbers (paper, appendix C)."""
 
@@ -103,6 +104,7 @@ class MLPEncoder(nn.Module):
         return self.layers(x)
 
 
+@validated
 class MLPDecoder(nn.Module):
     """Fully connected: latents -> hidden layers -> numbers of shape output_shape (paper, appendix C)."""
 
@@ -146,6 +148,7 @@ def _conv_sizes(shape: tuple[int, ...], layers: int, kernel: int, stride: int, p
     return sizes
 
 
+@validated
 class ConvEncoder(nn.Module):
     """Convolutions that halve the image (by default), then dense layers (Chen 2020, table 4.2)."""
 
@@ -188,6 +191,7 @@ class ConvEncoder(nn.Module):
         return self.layers(x)
 
 
+@validated
 class ConvDecoder(nn.Module):
     """The mirror of ConvEncoder: dense layers to channels[0] small images, then transposed convolutions (table 4.2)."""
 

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from vae.distributions import Noise, Normal
+from vae.errors import UsageError
 
 
 class DiagonalGaussian(nn.Module):
@@ -10,6 +11,8 @@ class DiagonalGaussian(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise UsageError(f"latent_dim must be a whole number of at least 1, not {latent_dim!r}")
         self.latent_dim = latent_dim
         self.output_size = 2 * latent_dim  # how many numbers a datum the encoder network has to give
         self.noise = Noise("normal", (latent_dim,))  # eps of one sample of one datum

@@ -5,12 +5,17 @@ its constructor. A *block* is a frozen dataclass of such parameters.
 """
 
 import difflib
+import functools
 import inspect
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from vae.errors import ConfigError
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,13 @@ class Interval:
 
     def __str__(self) -> str:
         low = f"greater than {self.low:g}" if self.open else f"at least {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+        return low if self.high >= 2**53 else f"{low} and at most {self.high:g}"
 
 
 Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
-Count = Annotated[int, Interval(1)]
-Index = Annotated[int, Interval(0)]
+Count = Annotated[int, Interval(1, 2**53)]
+Index = Annotated[int, Interval(0, 2**53)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,26 @@ def options_of(constructor: Callable[..., Any]) -> dict[str, Option]:
         for p in inspect.signature(constructor).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
+
+
+def validated(constructor: type[C]) -> type[C]:
+    """Hold a part's options to its signature also where it is called by hand; ConfigError names the option."""
+    init = constructor.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, *given: Any, **options: Any) -> None:
+        known = options_of(constructor)
+        for key, value in options.items():
+            if key not in known:
+                raise ConfigError(f"{constructor.__name__}: {key}: no such option{did_you_mean(key, known)}")
+            try:
+                options[key] = fitted(known[key].type, value)
+            except Misfit as misfit:
+                raise ConfigError(f"{constructor.__name__}: {key}: {misfit}") from None
+        init(self, *given, **options)
+
+    constructor.__init__ = checked  # type: ignore[method-assign]
+    return constructor
 
 
 def describe(part: Any, table: Mapping[str, Callable[..., Any]]) -> Part:

@@ -66,7 +66,7 @@ class AEVB:
         if not torch.isfinite(total):  # surrogates carry their bound's NaN and infinity
             raise TrainingFailed(
                 f"{_non_finite_term(estimate.terms)} is not finite at step {state.step + 1}; "
-                f"{largest_gradient(state.model)}"
+                f"{largest_gradient(state.model)}; try a smaller learning rate, or train.clip_grad_norm"
             )
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad_norm)

@@ -57,6 +57,8 @@ def _is_number(default: Any) -> bool:
 
 
 def _value(default: Any) -> Any:
+    if isinstance(default, tuple):
+        return tuple(map(_value, default))
     return float(default) if type(default) is int else default
 
 

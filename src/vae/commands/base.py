@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -38,6 +39,13 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; no argument can hold a NUL byte, which no path takes."""
+        parsed = super().parse_args(args, namespace)
+        if any("\0" in str(value) for value in vars(parsed).values()):
+            self.error("an argument holds a NUL byte")
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         """Raise what `command` turns into a sentence and exit status 2."""
         raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
@@ -50,9 +58,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         try:
             with warnings.catch_warnings(), _terminable():
+                warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = _show_warning
                 main(argv)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except (VaeError, Interrupted) as error:
             print(error, file=sys.stderr)
             return error.status
@@ -64,6 +74,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
             return 141
         except OSError as error:
             print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            print(f"out of memory: {str(error).splitlines()[0]}; choose smaller sizes or batches", file=sys.stderr)
             return 1
         return 0
 
@@ -100,8 +115,8 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     """An argument that is a seed."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
@@ -128,7 +143,6 @@ def add_split(parser: Parser) -> None:
 def write_npz(path: str, arrays: dict[str, Any]) -> None:
     """Write arrays as one .npz file, whole or not at all."""
     import io
-    from pathlib import Path
 
     import numpy as np
 
@@ -137,12 +151,14 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:
+        if Path(path).is_dir():
+            raise UsageError(f"{path}: is a folder; name the .npz file to write")
         write_atomically(Path(path), buffer.getvalue())
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def open_on_device(path: str, checkpoint: str | None) -> Opened:
+def open_on_device(path: str | Path, checkpoint: str | None) -> Opened:
     """A run, its model on the CPU if it was trained there by its settings, else on the best device at hand."""
     from vae.training.build import choose_device
     from vae.training.run import open_run
@@ -152,12 +168,20 @@ def open_on_device(path: str, checkpoint: str | None) -> Opened:
     return opened
 
 
-def open_with_data(path: str, checkpoint: str | None) -> tuple[Opened, Data]:
+def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[Opened, Data]:
     """A run and the data that it was trained on."""
     from vae.data import load_data
+    from vae.training.run import fingerprint
 
     opened = open_on_device(path, checkpoint)
-    return opened, load_data(opened.settings.data)
+    data = load_data(opened.settings.data)
+    if data.shape != opened.model.data_shape:
+        raise UsageError(
+            f"{path}: was trained on data of shape {opened.model.data_shape}, and they are now {data.shape}"
+        )
+    if opened.data_sha256 is not None and fingerprint(data) != opened.data_sha256:
+        warnings.warn(f"{path}: the data are no longer those that this run was trained on", stacklevel=2)
+    return opened, data
 
 
 def chosen_split(data: Data, name: str, limit: int | None) -> Split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     record, values = evaluate_split(opened, split, name, args.seed, args.num_samples, args.batch_size)
     if args.data is not None:
         record["data"] = args.data
-    keep(opened, record)
     if args.save:
         write_npz(args.save, values)
-    print(json.dumps(record) if args.json else table(record))
+    print(json.dumps(record, allow_nan=False) if args.json else table(record))
+    keep(opened, record)
 
 
 def _open(args: Any) -> tuple[Opened, Split, str]:
@@ -106,7 +107,11 @@ def keep(opened: Opened, record: dict[str, Any]) -> None:
     """Write a record into the run, as its evaluation.json."""
     from vae.training.checkpoint import write_atomically
 
-    write_atomically(opened.path / "evaluation.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    content = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+    try:
+        write_atomically(opened.path / "evaluation.json", content)
+    except OSError as error:  # somebody else's run; what was asked for is printed
+        print(f"{opened.path / 'evaluation.json'}: not written: {error.strerror}", file=sys.stderr)
 
 
 def table(record: dict[str, Any]) -> str:

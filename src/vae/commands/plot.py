@@ -71,7 +71,7 @@ def _note(density: bool) -> str:
 def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     """Training and test curves of one or several runs."""
     from vae.figures import curves
-    from vae.training.directory import open_config
+    from vae.training import read_settings
     from vae.training.run import history
 
     runs = list(dict.fromkeys(runs))  # the same one twice would be one line
@@ -79,13 +79,9 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     for run, lines in zip(runs, histories.values(), strict=True):
         if not lines:
             raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
-    likelihoods = {_likelihood(open_config(run)) for run in runs}
-    return _save(curves(histories, _note("grey_cross_entropy" not in likelihoods)), runs[0], "curves", out)
-
-
-def _likelihood(raw: dict[str, Any]) -> str:
-    likelihood = raw["model"]["likelihood"]
-    return likelihood["name"] if isinstance(likelihood, dict) else likelihood
+    settings = [read_settings(Path(run) / "config.yaml") for run in runs]
+    density = all(s.model.likelihood is None or s.model.likelihood.name != "grey_cross_entropy" for s in settings)
+    return _save(curves(histories, _note(density)), runs[0], "curves", out)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -225,7 +221,7 @@ def main_reconstructions(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
     parser.add_argument("--count", type=positive, default=10, help="how many data (default: 10)")
     args = parser.parse_args(argv)
-    args.run = list(dict.fromkeys(args.run))
+    args.run = list(dict.fromkeys(map(Path, args.run)))
     opened = [open_with_data(run, args.checkpoint) for run in args.run]
     splits = [chosen_split(data, args.split, args.count) for _, data in opened]
     for run, split in zip(args.run[1:], splits[1:], strict=True):

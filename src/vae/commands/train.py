@@ -92,7 +92,10 @@ def _train(args: Any) -> None:
         raise Interrupted(f"{stop}{how}", stop.status) from None
     if args.resume and run.steps == 0:
         longer = "samples" if settings.train.samples else "epochs"
-        print(f"{path}: this run is finished; --set train.{longer}=N with a larger N goes on with it", file=sys.stderr)
+        how = f"--set train.{longer}=N with a larger N goes on with it"
+        if run.stopped_early:
+            how = "validation had stopped improving (train.patience)"
+        print(f"{path}: this run is finished; {how}", file=sys.stderr)
     _measure_and_draw(path, data, anew=run.steps > 0)
 
 

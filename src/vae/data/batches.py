@@ -63,6 +63,8 @@ class Loader:
             self.num_batches, self.num_data = len(loader), len(loader.dataset)
         except (TypeError, AttributeError):
             raise UsageError("the DataLoader must know its length, and that of its data set") from None
+        if self.num_batches == 0:
+            raise UsageError("the DataLoader gives no minibatch: fewer data than one, and drop_last")
         size = loader.batch_size  # None where a batch sampler decides
         self.smallest_batch = 2 if size is None else self.num_data % size or size
         if loader.drop_last and size is not None:
@@ -79,7 +81,7 @@ class Loader:
             if not SUPPORTS[self.support](images):
                 low, high = images.min().item(), images.max().item()
                 raise UsageError(
-                    f"the DataLoader gives values on [{low:g}, {high:g}], and the likelihood's support is {self.support}"
+                    f"the DataLoader gives values on [{low:g}, {high:g}]; the likelihood's support is {self.support}"
                 )
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
 

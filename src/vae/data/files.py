@@ -1,10 +1,10 @@
 """Readers of data files. Each checks what it reads; a DataError says what is wrong, where, and how to mend it."""
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,6 +73,14 @@ _PLACES = {
 }
 
 
+_ARCHIVES = {
+    "MNIST": "MNIST/raw/*.gz",
+    "FashionMNIST": "FashionMNIST/raw/*.gz",
+    "CIFAR10": "cifar-10-python.tar.gz",
+    "SVHN": "*_32x32.mat",
+}
+
+
 def _present(name: str, root: Path) -> bool:
     if name in RAW_SHA256:
         return all((root / name / "raw" / file).exists() for file in RAW_SHA256[name])
@@ -88,17 +96,25 @@ def _open(dataset: Any, root: Path, train: bool, download: bool = False) -> Any:
 
 
 def _download(dataset: Any, name: str, root: Path) -> None:
+    made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+            scratch = Path(folder)
+            for archive in root.glob(_ARCHIVES.get(name, "nothing")):  # what is there already need not come again
+                (scratch / archive.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(archive, scratch / archive.relative_to(root))
             for train in (True, False):
-                _open(dataset, Path(scratch), train, download=True)
-            _check_raw(name, Path(scratch))
-            for file in [p for p in Path(scratch).rglob("*") if p.is_file()]:
+                _open(dataset, scratch, train, download=True)
+            _check_raw(name, scratch)
+            for file in [p for p in scratch.rglob("*") if p.is_file()]:
                 target = root / file.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
     except (OSError, RuntimeError) as error:
+        if made:
+            with contextlib.suppress(OSError):
+                root.rmdir()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{root}: {name} is not there and could not be downloaded ({reason}); put its files there, or point "
@@ -109,7 +125,11 @@ def _download(dataset: Any, name: str, root: Path) -> None:
 def _check_raw(name: str, root: Path) -> None:
     for file, sha256 in RAW_SHA256.get(name, {}).items():
         path = root / name / "raw" / file
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}; {_mend(name, root)}") from None
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise DataError(f"{path}: the file is truncated or altered (its SHA-256 is wrong); {_mend(name, root)}")
 
 
@@ -144,9 +164,14 @@ def read_npz(path: Path) -> dict[str, Array]:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of an .npz file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (
+            "it is no archive, or holds pickled objects" if "pickle" in str(error) else str(error).partition("\n")[0]
+        )
         raise DataError(
-            f"{path}: cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez"
+            f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez"
         ) from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):

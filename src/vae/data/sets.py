@@ -16,7 +16,9 @@ from vae.data.pixels import PIXELS, binarize, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError
 from vae.randomness import derive
-from vae.schema import Count, Index, OneOf, OptionsOf
+from vae.schema import Count, Index, Interval, OneOf, OptionsOf
+
+Side = Annotated[int, Interval(1, 10_000)]
 
 # ------------------------------------------------------------------------------------- what a reader gives
 
@@ -43,7 +45,7 @@ class Raw(NamedTuple):
 def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int, **more: Any) -> Raw:
     """A seeded permutation, of which the last `test_size` are for testing."""
     if not 0 < test_size < len(x):
-        raise DataError(f"data.test_size: {test_size} of {len(x)} data leave nothing to train on")
+        raise DataError(f"data.test_size: {test_size} test data of {len(x)} in all leave nothing to train on")
     order = np.random.default_rng(derive(seed, "split")).permutation(len(x))
     train, test = order[:-test_size], order[-test_size:]
     y_train, y_test = (None, None) if y is None else (y[train], y[test])
@@ -151,14 +153,14 @@ def _checked(x: Any, y: Any | None, place: str) -> tuple[Any, Any | None]:
         raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats")
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
         raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number a datum")
-    return (x[:, None] if x.ndim == 3 else x), y
+    return (x[:, None] if x.ndim == 3 else x), None if y is None else y.astype(np.int64)
 
 
 def _loader(root: Path, seed: int) -> Raw:
     """Your own DataLoader; from Python only: vae.fit(model, loader)."""
     raise UsageError(
-        "this run was trained from a DataLoader of the user's own, which it cannot build again; give the data: "
-        "--data FILE.npz (holding x_test, or x), or the loader itself, from Python"
+        "data.name: loader stands for a DataLoader of the user's own, which no config can build; give the data of such "
+        "a run by --data FILE.npz (holding x_test, or x), or the loader itself, from Python"
     )
 
 
@@ -167,7 +169,7 @@ def _folder(
     seed: int,
     *,
     path: str,
-    size: tuple[Count, Count] | Count | None = None,
+    size: tuple[Side, Side] | Side | None = None,
     test_size: Count | None = None,
 ) -> Raw:
     """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
@@ -301,6 +303,8 @@ def load_data(name: str | DataSettings, **settings: Any) -> Data:
     `load_data("digits", pixels="static")`; the keywords are the settings of the data block of a config, options of the
     set among them. DataError where a file is missing or altered, or a size does not fit.
     """
+    if not isinstance(name, str | DataSettings):
+        raise UsageError(f"load_data takes the name of a data set, not {name!r}; there are {', '.join(DATASETS)}")
     if isinstance(name, str):
         from vae.config import read
 

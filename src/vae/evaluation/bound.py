@@ -71,7 +71,7 @@ def evaluate_bound(
 
 def _batches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (M, *data_shape) on the model's device and in its dtype, and their places, in order."""
-    like = next(model.parameters())
+    like = model.prior.mean
     for start in range(0, len(split), size):
         rows = slice(start, start + size)
         yield split.images(rows, like.dtype, like.device), split.index[rows]

@@ -7,7 +7,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vae.figures.style import CLASSES, figure, quiet
+from vae.figures.style import CLASSES, figure, quiet, verbatim
 
 Array = NDArray[np.floating]
 
@@ -52,10 +52,10 @@ def codes(
         axes.set_ylabel(axes_names[1])
     axes.set_xlabel(axes_names[0])
     quiet(axes)
-    made.suptitle(title, fontsize=10)
+    made.suptitle(verbatim(title), fontsize=10)
     return made
 
 
 def _groups(labels: NDArray[np.integer], classes: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     """The rows of each class under its name."""
-    return {(classes[k] if 0 <= k < len(classes) else str(k)): labels == k for k in np.unique(labels).tolist()}
+    return {verbatim(classes[k] if 0 <= k < len(classes) else str(k)): labels == k for k in np.unique(labels).tolist()}

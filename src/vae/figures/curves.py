@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vae.figures.style import LINES, figure, quiet
+from vae.figures.style import LINES, figure, quiet, verbatim
 
 _PANELS = {"elbo": "ELBO", "log_p_x_given_z": "E$_q$ log p(x|z)", "kl": "KL(q(z|x) || p(z))"}
 _STYLES = {"train": "-", "test": "--", "validation": ":"}
@@ -28,7 +28,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "")
                 if not lines:
                     continue
                 epochs, values = [line["epoch"] for line in lines], np.array([line[key] for line in lines])
-                label = f"{name}, {split}" if len(histories) > 1 else split
+                label = f"{verbatim(name)}, {split}" if len(histories) > 1 else split
                 marker = "o" if len(lines) == 1 else None
                 axes.plot(epochs, values, style, color=colour, label=label, linewidth=1.5, marker=marker)
                 seen.append(values)

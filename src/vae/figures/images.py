@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vae.figures.style import figure
+from vae.figures.style import figure, verbatim
 
 Array = NDArray[np.floating]
 
@@ -55,8 +55,8 @@ def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str) -
     panels = np.atleast_1d(made.subplots(len(rows), 1))
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
         _show(axes, tile(images, columns), low, high)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    made.suptitle(title, fontsize=10)
+        axes.set_ylabel(verbatim(name), rotation=0, ha="right", va="center", fontsize=9)
+    made.suptitle(verbatim(title), fontsize=10)
     return made
 
 
@@ -66,7 +66,7 @@ def samples(images: Array, title: str) -> Figure:
     sheet = tile(images, columns)
     made = figure(6, 0.4 + max(1.0, 6 * sheet.shape[0] / sheet.shape[1]))
     _show(made.subplots(), sheet, *_range(images))
-    made.suptitle(title, fontsize=10)
+    made.suptitle(verbatim(title), fontsize=10)
     return made
 
 
@@ -86,5 +86,5 @@ def manifold(images: Array, grid: Array, title: str) -> Figure:
     axes.set_yticks((n - shown - 0.5) * height - 0.5, [f"{grid[i]:.1f}" for i in shown])
     axes.set_xlabel("$z_1$")
     axes.set_ylabel("$z_2$")
-    made.suptitle(title, fontsize=10)
+    made.suptitle(verbatim(title), fontsize=10)
     return made

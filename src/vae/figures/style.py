@@ -21,6 +21,11 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
+def verbatim(name: str) -> str:
+    """A name as matplotlib draws it letter by letter: no mathematics in it, and not left out of a legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def quiet(axes: Axes) -> None:
     """A light grid, no frame on top and right."""
     axes.grid(alpha=0.25, linewidth=0.6)

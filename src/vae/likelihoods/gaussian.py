@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from vae.distributions import Normal
 from vae.errors import ConfigError
-from vae.schema import Positive
+from vae.schema import Positive, validated
 
 
+@validated
 class Gaussian(nn.Module):
     """Real pixels: log p(x|z) = sum_d log N(x_d; mean_d(z), std_d^2), std^2 = exp(s) + floor^2 (paper, appendix C.2).
 

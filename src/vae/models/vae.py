@@ -39,6 +39,11 @@ class VAE(nn.Module):
         prior: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        for name, part in {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}.items():
+            if not isinstance(part, nn.Module):
+                raise UsageError(
+                    f"{name} must be a module, such as vae.mlp_encoder(...) or vae.Bernoulli(...), not {part!r}"
+                )
         self.data_shape: tuple[int, ...] = likelihood.data_shape  # type: ignore[assignment]
         size = _probe(encoder, self.data_shape, "the encoder")
         if len(size) != 1 or (posterior is None and size[0] % 2):
@@ -54,6 +59,8 @@ class VAE(nn.Module):
                 f"the encoder gives {size[0]} numbers a datum, and the posterior of {self.latent_dim} latents needs "
                 f"{self.posterior_head.output_size}"
             )
+        if self.prior_head.latent_dim != self.latent_dim:
+            raise UsageError(f"the posterior has {self.latent_dim} latents, and the prior {self.prior_head.latent_dim}")
         shape = _probe(decoder, (self.latent_dim,), "the decoder")
         wanted: tuple[int, ...] = likelihood.output_shape  # type: ignore[assignment]
         if math.prod(shape) != math.prod(wanted):
@@ -139,30 +146,34 @@ class VAE(nn.Module):
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:  # -> (n, *data_shape)
         """The means of p(x|z) at n draws of z from the prior; draw i depends on (seed, i)."""
-        if n < 1:
-            raise UsageError(f"n must be at least 1, not {n}")
+        if not isinstance(n, int) or n < 1:
+            raise UsageError(f"n must be a whole number of at least 1, not {n!r}")
         kind, shape = self.prior.noise
         noise = datum_noise(kind, seed, "sample", range(n), shape)
         return self.decode(self.prior.transform(self._like_parameters(noise)))
 
     def _like_parameters(self, values: Any) -> Tensor:
-        return torch.as_tensor(values).to(next(self.parameters()))
+        try:
+            values = torch.as_tensor(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"expected a tensor or an array, not {type(values).__name__} ({error})") from None
+        if not (values.is_floating_point() or values.dtype == torch.bool):
+            raise UsageError(f"expected floats, images on [0, 1], not {values.dtype}; divide bytes by 255")
+        return values.to(self.prior.mean)  # which follows the model's device and dtype, also where it has no parameters
 
     def _images(self, x: Any) -> Tensor:
         """Check and shape what a person passes: any layout of M data with the right number of values."""
-        x = torch.as_tensor(x)
-        if x.dtype == torch.uint8:
-            raise UsageError("images are expected on [0, 1]; these are bytes: divide them by 255")
+        x = self._like_parameters(x)
         # (M, *data_shape), flat, or without the channel axis of grey images; no other layout, lest pixels get mixed up.
         layouts = [self.data_shape, (math.prod(self.data_shape),)]
         if len(self.data_shape) == 3 and self.data_shape[0] == 1:
             layouts.append(self.data_shape[1:])
-        if len(x) == 0 or tuple(x.shape[1:]) not in layouts:
+        if x.ndim == 0 or len(x) == 0 or tuple(x.shape[1:]) not in layouts:
             wanted = ", ".join(map(str, self.data_shape))
             raise UsageError(f"x must have shape (M, {wanted}) with at least one datum, not {tuple(x.shape)}")
         if not torch.isfinite(x).all():
             raise UsageError("x has values that are not finite")
-        return self._like_parameters(x).reshape(len(x), *self.data_shape)
+        return x.reshape(len(x), *self.data_shape)
 
     def _map(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
         """Evaluate a function of data in chunks."""

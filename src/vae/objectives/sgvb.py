@@ -7,9 +7,10 @@ from torch import Tensor
 from vae.distributions import kl_divergence, sum_from
 from vae.models import VAE
 from vae.objectives.base import Estimate, Memory
-from vae.schema import Count
+from vae.schema import Count, validated
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class EstimatorB:
     """SGVB-B: -KL(q(z|x) || p(z)) in closed form + (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x)   (equation 7).
@@ -28,6 +29,7 @@ class EstimatorB:
         return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class EstimatorA:
     """SGVB-A: (1/L) sum_l log p(x, z_l) - log q(z_l|x), z_l = g(eps_l, x)   (equation 6).

@@ -1,6 +1,8 @@
 """From settings to objects."""
 
+import copy
 import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from vae.schema import Part, options_of
 from vae.training.settings import ModelSettings, Settings, read_settings
 
 
-def build(config: str | Path | dict[str, Any] | Settings, overrides: tuple[str, ...] = ()) -> VAE:
+def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Iterable[str] = ()) -> VAE:
     """The model of a config (a YAML file, a mapping, or settings), untrained, its weights drawn from train.seed.
 
     The data are read only where they alone tell their shape or kind (npz, folder).
     """
-    settings, shape = resolve(config if isinstance(config, Settings) else read_settings(config, overrides))
+    if not isinstance(config, Settings):
+        config = read_settings(config, [overrides] if isinstance(overrides, str) else overrides)
+    settings, shape = resolve(config)
     return build_model(settings.model, shape, settings.train.seed)
 
 
@@ -61,15 +65,20 @@ def build_model(
     likelihood = settings.likelihood.build(LIKELIHOODS, data_shape)
     posterior = settings.posterior.build(POSTERIORS, settings.latent_dim)
     prior = settings.prior.build(PRIORS, settings.latent_dim)
-    try:
-        with seeded(seed, "initialisation"):
-            if encoder is None:
-                encoder = settings.encoder.build(ENCODERS, data_shape, posterior.output_size)
-            if decoder is None:
-                decoder = settings.decoder.build(DECODERS, settings.latent_dim, likelihood.output_shape)
-    except (RuntimeError, MemoryError) as error:  # sizes that no machine holds
-        raise ConfigError(f"model: cannot be built: {str(error).splitlines()[0]}; choose smaller sizes") from None
+    with seeded(seed, "initialisation"):
+        if encoder is None:
+            encoder = _network("model.encoder", settings.encoder, ENCODERS, data_shape, posterior.output_size)
+        if decoder is None:
+            given = settings.latent_dim, likelihood.output_shape
+            decoder = _network("model.decoder", settings.decoder, DECODERS, *given)
     return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior)
+
+
+def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module]], *given: Any) -> nn.Module:
+    try:
+        return part.build(table, *given)
+    except (ConfigError, RuntimeError, MemoryError) as error:  # among them, sizes that no machine holds
+        raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from None
 
 
 def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
@@ -125,10 +134,15 @@ def check_support(split: Split, source: str, model: VAE) -> None:
 
 
 def check_batch_norm(model: VAE, smallest_batch: int, num_samples: int) -> None:
-    """ConfigError where a training step would normalise over a single row, which has no variance."""
-    for network, rows in ((model.encoder, smallest_batch), (model.decoder, smallest_batch * num_samples)):
-        if rows == 1 and any(isinstance(m, nn.BatchNorm1d) for m in network.modules()):
-            raise ConfigError(
-                "train.batch_size: the last minibatch of an epoch holds a single datum, which batch normalisation "
-                "cannot take; change batch_size, or data.train_size by one"
-            )
+    """ConfigError where a training step would normalise over a single value, which has no variance."""
+    shapes = ((model.encoder, smallest_batch, model.data_shape), (model.decoder, smallest_batch * num_samples, None))
+    for network, rows, shape in shapes:
+        if rows == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+            one = torch.zeros(1, *(shape or (model.latent_dim,))).to(model.prior.mean)
+            try:
+                copy.deepcopy(network).train()(one)
+            except ValueError:
+                raise ConfigError(
+                    "train.batch_size: the last minibatch of an epoch holds a single datum, which batch normalisation "
+                    "cannot take; change batch_size, or data.train_size by one"
+                ) from None

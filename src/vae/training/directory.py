@@ -14,7 +14,7 @@ import torch
 
 from vae import __version__
 from vae.config import differences, dump, load_yaml, plain
-from vae.errors import UsageError
+from vae.errors import CheckpointError, UsageError
 from vae.training.checkpoint import write_atomically
 from vae.training.settings import Settings, read_settings
 
@@ -27,15 +27,15 @@ def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold a run directory against other processes, made if need be; UsageError where it holds something else."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file; --out names a directory for the run")
-    foreign = path.is_dir() and any(p.name != ".lock" for p in path.iterdir())
-    if foreign and not (path / "config.yaml").exists():
-        raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
-    if foreign and not (resume or overwrite):
-        raise UsageError(
-            f"{path}: holds a run already; go on with it by --resume {path}, replace it by --overwrite, or choose "
-            "another directory with --out"
-        )
     try:
+        holds = path.is_dir() and any(p.name != ".lock" for p in path.iterdir())
+        if holds and not _is_run(path) and not (resume and (path / "config.yaml").exists()):
+            raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
+        if holds and not (resume or overwrite):
+            raise UsageError(
+                f"{path}: holds a run already; go on with it by --resume {path} (resume=True in Python), replace it by "
+                "--overwrite, or choose another directory with --out"
+            )
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
@@ -55,9 +55,16 @@ def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         yield
 
 
+def _is_run(path: Path) -> bool:
+    """Whether a directory is a run of this library, and not another program's with a config.yaml."""
+    try:
+        return (path / "config.yaml").exists() and "vae" in json.loads((path / "environment.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
 def describe_run(path: Path, settings: Settings, data: str, device: torch.device) -> None:
-    """Write the resolved config, and what the run runs on."""
-    write_atomically(path / "config.yaml", dump(plain(settings)).encode())
+    """Write what the run runs on, and the resolved config."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     record = {
         "vae": __version__,
@@ -71,6 +78,7 @@ def describe_run(path: Path, settings: Settings, data: str, device: torch.device
         "data": data,
     }
     write_atomically(path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(path / "config.yaml", dump(plain(settings)).encode())
 
 
 def _commit() -> str | None:
@@ -88,7 +96,7 @@ def open_config(path: str | Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UsageError(f"{path}: no such run directory")
     if not (path / "config.yaml").exists():
-        raise UsageError(f"{path}: no run directory (it has no config.yaml); train.py --out {path} would make it one")
+        raise UsageError(f"{path}: no run directory (it has no config.yaml); give one that train.py has made")
     return load_yaml(path / "config.yaml")
 
 
@@ -103,3 +111,13 @@ def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:
             f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can"
         )
     return settings
+
+
+def check_same_run(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """CheckpointError where a checkpoint was written under another config than that of its directory."""
+    changed = [key for key in differences(theirs, ours) if key not in MAY_CHANGE]
+    if changed:
+        raise CheckpointError(
+            f"{file}: written under another config: {', '.join(changed)} differ from config.yaml, where only "
+            f"{', '.join(sorted(MAY_CHANGE))} may; put the right file back"
+        )

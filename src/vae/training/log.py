@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object a line, cut back on resume to what the checkpoint remembers."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Log:
         if len(self.lines) < count:
             raise CheckpointError(
                 f"{self.path}: holds {len(self.lines)} lines, and the checkpoint remembers {count}; put the file "
-                "back as it was, or train again with --overwrite"
+                "back as it was"
             )
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
@@ -46,7 +47,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError:
-        raise CheckpointError(f"{path}: a line of it is no JSON; the file was altered") from None
+    read = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\n"):
+            try:
+                read.append(_checked(json.loads(line)))
+            except ValueError:
+                raise CheckpointError(f"{path}: line {number} is none of this library's; put the file back") from None
+    return read
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """A line that holds what every line holds; ValueError where it does not."""
+    if not isinstance(line, dict) or not isinstance(line.get("split"), str):
+        raise ValueError("no line of metrics")
+    for key in ("step", "epoch", "samples", "elbo", "log_p_x_given_z", "kl", "seconds"):
+        if not isinstance(line.get(key), int | float) or not math.isfinite(line[key]):
+            raise ValueError(key)
+    return line

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vae.algorithms import AEVB, State
-from vae.config import differences, plain
+from vae.config import plain
 from vae.data import Data, Loader, Resident, load_data
 from vae.errors import CheckpointError, Interrupted, PosteriorCollapse, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound
@@ -33,7 +33,7 @@ from vae.training.build import (
     choose_device,
     with_likelihood,
 )
-from vae.training.directory import MAY_CHANGE, claimed, describe_run, open_config
+from vae.training.directory import check_same_run, claimed, describe_run, open_config
 from vae.training.log import Log, read_log
 from vae.training.settings import Settings, TrainSettings, read_settings
 from vae.training.trainer import Plan, Progress, Trainer
@@ -50,6 +50,7 @@ class Run:
     history: list[dict[str, Any]]
     path: Path | None = None
     steps: int = 0  # made by this call; 0 where a resumed run was finished already
+    stopped_early: bool = False  # by train.patience
 
     def __repr__(self) -> str:
         last: dict[str, Any] = next((line for line in reversed(self.history) if line["split"] == "train"), {})
@@ -166,12 +167,14 @@ def _train(
         stack.enter_context(_float32_products(settings.train.precision))
         if resume and path is not None:
             session.resume()
-        if path is not None:  # only now that nothing is left to refuse
+        plan = session.plan
+        if path is not None and not session.progress.finished(plan):  # nothing is left to refuse
             describe_run(path, settings, str(data) if isinstance(data, Data) else "a DataLoader", device)
         steps_before = session.state.step
         session.trainer(dtype, verbose, observe).run()
     model.eval()
-    return Run(model, settings, session.log.lines, path, session.state.step - steps_before)
+    early = plan.patience is not None and session.progress.stale >= plan.patience
+    return Run(model, settings, session.log.lines, path, session.state.step - steps_before, early)
 
 
 def _source(data: Data | Any, model: VAE, train: TrainSettings, device: torch.device, dtype: torch.dtype) -> Any:
@@ -208,12 +211,14 @@ class _Session:
         )
         self.state: State = algorithm.init(model)
         self.streams = Streams(settings.train.seed, device)
+        train = settings.train
+        self.plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
         self.progress = Progress()
         self.log = Log(None if path is None else path / "metrics.jsonl")
         self.facts = {
             "config": plain(settings),
             "data_shape": list(model.data_shape),
-            "data_sha256": _fingerprint(data) if isinstance(data, Data) else None,
+            "data_sha256": fingerprint(data) if isinstance(data, Data) else None,
             "threads": torch.get_num_threads(),
         }
 
@@ -221,14 +226,13 @@ class _Session:
         self, dtype: torch.dtype, verbose: bool, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None
     ) -> Trainer:
         train, data, model = self.settings.train, self.data, self.state.model
-        plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
         validates = isinstance(data, Data) and data.validation is not None
         return Trainer(
             self.algorithm,
             self.state,
             self.source,
             self.streams,
-            plan,
+            self.plan,
             self.progress,
             self.log,
             self.save,
@@ -279,12 +283,7 @@ class _Session:
             return
         tensors, values = checkpoint.read(path, _KEYS)
         checkpoint.load_model(self.state.model, tensors, path)
-        changed = [k for k in differences(values["config"], self.facts["config"]) if k not in MAY_CHANGE]
-        if changed:
-            raise CheckpointError(
-                f"{path}: written under another config: {', '.join(changed)} differ; a resumed run may change only "
-                f"{', '.join(sorted(MAY_CHANGE))}"
-            )
+        check_same_run(path, values["config"], self.facts["config"])
         if values["data_sha256"] != self.facts["data_sha256"]:
             raise CheckpointError(f"{path}: the training data are not those that this run was trained on; restore them")
         if values["threads"] != self.facts["threads"]:
@@ -316,15 +315,15 @@ def warn_of_collapse(active_units: int) -> None:
     """Warn where no latent is active, and say what to try."""
     if active_units == 0:
         warnings.warn(
-            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; train longer, or try "
-            "modifiers.warm_up=10 (epochs), a smaller modifiers.beta or learning rate, batch normalisation, or a "
-            "narrower decoder",
+            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; "
+            "train longer, or try modifiers.warm_up=10 (epochs), a smaller modifiers.beta or learning rate, batch "
+            "normalisation, or a narrower decoder",
             PosteriorCollapse,
             stacklevel=3,
         )
 
 
-def _fingerprint(data: Data) -> str:
+def fingerprint(data: Data) -> str:
     """SHA-256 of all that training and selection see."""
     digest = hashlib.sha256()
     for split in (data.train, data.validation):
@@ -359,6 +358,7 @@ class Opened:
     path: Path
     checkpoint: str
     step: int
+    data_sha256: str | None
 
 
 def open_run(
@@ -374,7 +374,7 @@ def open_run(
     where the file is damaged or of another model, UsageError where the directory is no run.
     """
     path = Path(path)
-    open_config(path)
+    raw = open_config(path)
     files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
     there = [name for name, file in files.items() if file.exists()]
     if not there:
@@ -384,12 +384,13 @@ def open_run(
     which = which or there[0]
     file = files[which]
     tensors, values = checkpoint.read(file, _KEYS)
+    check_same_run(file, values["config"], raw)
     settings = read_settings(values["config"], where=file)
     model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
     if settings.train.precision == "float64":
         model.double()
     checkpoint.load_model(model, tensors, file)
-    return Opened(model.eval(), settings, path, which, values["step"])
+    return Opened(model.eval(), settings, path, which, values["step"], values["data_sha256"])
 
 
 def load(

@@ -13,7 +13,7 @@ from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
-from vae.schema import Count, Index, NonNegative, OneOf, Part, PartOf, Positive
+from vae.schema import Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ModifierSettings:
     """What weighs the KL in the objective: `beta`, reached linearly over `warm_up` epochs."""
 
     beta: NonNegative = 1.0
-    warm_up: NonNegative = 0.0
+    warm_up: Annotated[float, Interval(0, 1e6)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,7 +206,9 @@ class Trainer:
 
     def _stop(self, number: int) -> None:
         where = f"at step {self.state.step}"
-        if self.source.exact_within_epochs:
+        if self.progress.finished(self.plan):
+            where += ", where it was finished anyway"  # and is saved
+        elif self.source.exact_within_epochs:
             self._save("last")
         elif self.progress.batch:
             where += f" (the run goes on from the end of epoch {self.progress.epoch})"

@@ -11,7 +11,7 @@ from safetensors import safe_open
 import vae
 from vae.errors import CheckpointError, UsageError
 from vae.training import checkpoint
-from vae.training.run import open_run
+from vae.training.opened import open_run
 
 TENSORS = {
     "a.weight": torch.randn(3, 4),

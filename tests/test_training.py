@@ -12,7 +12,8 @@ from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Data
 from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
 from vae.objectives import EstimatorB
-from vae.training import read_settings, run
+from vae.training import read_settings
+from vae.training.opened import open_run
 from vae.training.run import train
 
 SHAPE = (1, 8, 8)
@@ -81,7 +82,7 @@ def test_early_stopping_and_the_best_checkpoint(tmp_path):
     bounds = [line["elbo"] for line in lines(tmp_path / "x", "validation")]
     best = max(range(len(bounds)), key=bounds.__getitem__)
     assert len(bounds) == best + 1 + 4 < 500
-    opened = run.open_run(tmp_path / "x")
+    opened = open_run(tmp_path / "x")
     assert opened.checkpoint == "best"
     assert opened.step == lines(tmp_path / "x")[best]["step"]
     split = vae.load_data("digits", pixels="static", train_size=200, validation_size=40).validation
@@ -152,7 +153,7 @@ def test_a_bound_that_is_not_finite_stops_at_once_and_keeps_the_state_before(tmp
     assert "log_p_x_given_z is not finite at step 7" in message
     assert "gradient" in message
     assert f"the last good checkpoint is {tmp_path / 'x' / 'checkpoints' / 'last.safetensors'}" in message
-    opened = run.open_run(tmp_path / "x", decoder=Broken(after=99))
+    opened = open_run(tmp_path / "x", decoder=Broken(after=99))
     assert opened.step == 4
     assert all(torch.isfinite(p).all() for p in opened.model.parameters())
 

@@ -18,7 +18,7 @@ from vae.errors import Interrupted, UsageError, VaeError
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
-    from vae.training.run import Opened
+    from vae.training.opened import Opened
 
 
 class Main(Protocol):
@@ -161,7 +161,7 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
 def open_on_device(path: str | Path, checkpoint: str | None) -> Opened:
     """A run, its model on the CPU if it was trained there by its settings, else on the best device at hand."""
     from vae.training.build import choose_device
-    from vae.training.run import open_run
+    from vae.training.opened import open_run
 
     opened = open_run(path, which=checkpoint)
     opened.model.to(choose_device("cpu" if opened.settings.train.device == "cpu" else "auto"))

@@ -24,7 +24,7 @@ from vae.errors import UsageError
 
 if TYPE_CHECKING:
     from vae.data import Split
-    from vae.training.run import Opened
+    from vae.training.opened import Opened
 
 
 def _parser() -> Parser:

@@ -22,7 +22,7 @@ from vae.errors import UsageError
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
-    from vae.training.run import Opened
+    from vae.training.opened import Opened
 
 PERPLEXITY = 50
 
@@ -72,7 +72,7 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     """Training and test curves of one or several runs."""
     from vae.figures import curves
     from vae.training import read_settings
-    from vae.training.run import history
+    from vae.training.opened import history
 
     runs = list(dict.fromkeys(runs))  # the same one twice would be one line
     histories = {name: history(run) for name, run in zip(_names(runs), runs, strict=True)}
@@ -179,7 +179,7 @@ def draw_codes(
         if len(z) > 3000:
             print(f"t-SNE of {len(z)} codes takes a minute or so (--limit N takes fewer)", file=sys.stderr)
         z, stem, axes = tsne(z, fitting, seed), "tsne", ("t-SNE 1", "t-SNE 2")
-        title += f", {model.latent_dim} latents through t-SNE (perplexity {fitting:g})"
+        title += f"\n{model.latent_dim} latents through t-SNE (perplexity {fitting:g})"
     labels = None if split.y is None else split.y.numpy()
     return _save(codes(z, labels, data.classes, axes, title), opened.path, stem, out)
 
@@ -296,6 +296,6 @@ def _limit(text: str) -> float:
 
 
 def _open(args: Any) -> Opened:
-    from vae.training.run import open_run
+    from vae.training.opened import open_run
 
     return open_run(args.run, which=args.checkpoint)

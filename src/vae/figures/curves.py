@@ -28,9 +28,11 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "")
                 if not lines:
                     continue
                 epochs, values = [line["epoch"] for line in lines], np.array([line[key] for line in lines])
-                label = f"{verbatim(name)}, {split}" if len(histories) > 1 else split
+                several = len(histories) > 1
+                label = f"{verbatim(name)}, {split}" if several else split
+                shade = colour if several else LINES[list(_STYLES).index(split)]
                 marker = "o" if len(lines) == 1 else None
-                axes.plot(epochs, values, style, color=colour, label=label, linewidth=1.5, marker=marker)
+                axes.plot(epochs, values, style, color=shade, label=label, linewidth=1.5, marker=marker)
                 seen.append(values)
         _zoom(axes, seen)
         axes.set_title(title)

@@ -76,7 +76,7 @@ def manifold(images: Array, grid: Array, title: str) -> Figure:
     The horizontal axis is z_1; the vertical is z_2, which grows upwards.
     """
     n = len(grid)
-    sheet = tile(images, n, gap=0)
+    sheet = tile(images, n, gap=1 if images.shape[-1] < 16 else 0)  # tiny ones fill their frame
     made = figure(7, 0.2 + 6.5 * sheet.shape[0] / sheet.shape[1])
     axes = made.subplots()
     _show(axes, sheet, *_range(images))

@@ -1,6 +1,7 @@
 """Floor 6: from settings to a trained run on disk, and back."""
 
-from vae.training.run import Run, fit, load
+from vae.training.opened import load
+from vae.training.run import Run, fit
 from vae.training.settings import Settings, read_settings
 
 __all__ = ["Run", "Settings", "fit", "load", "read_settings"]

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from vae.errors import CheckpointError
 
 FORMAT = 1
+VALUES = ("config", "data_shape", "data_sha256", "threads", "step", "optimizer", "progress")  # what is no tensor
 _KEY = "vae"
 
 

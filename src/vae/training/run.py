@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vae.algorithms import AEVB, State
 from vae.config import plain
@@ -33,12 +32,10 @@ from vae.training.build import (
     choose_device,
     with_likelihood,
 )
-from vae.training.directory import check_same_run, claimed, describe_run, open_config
-from vae.training.log import Log, read_log
+from vae.training.directory import check_same_run, claimed, describe_run
+from vae.training.log import Log
 from vae.training.settings import Settings, TrainSettings, read_settings
 from vae.training.trainer import Plan, Progress, Trainer
-
-_KEYS = ("config", "data_shape", "data_sha256", "threads", "step", "optimizer", "progress")  # of a checkpoint
 
 
 @dataclass
@@ -55,7 +52,7 @@ class Run:
     def __repr__(self) -> str:
         last: dict[str, Any] = next((line for line in reversed(self.history) if line["split"] == "train"), {})
         epoch, elbo = last.get("epoch", 0), last.get("elbo", float("nan"))
-        return f"Run(path={str(self.path)!r}, epoch={epoch}, train elbo={elbo:.2f})"
+        return f"Run(path={self.path}, epoch={epoch}, train elbo={elbo:.2f})"
 
 
 # ------------------------------------------------------------------------------------- training
@@ -281,7 +278,7 @@ class _Session:
         if not path.exists():
             self.log.cut_back(0)
             return
-        tensors, values = checkpoint.read(path, _KEYS)
+        tensors, values = checkpoint.read(path, checkpoint.VALUES)
         checkpoint.load_model(self.state.model, tensors, path)
         check_same_run(path, values["config"], self.facts["config"])
         if values["data_sha256"] != self.facts["data_sha256"]:
@@ -344,71 +341,3 @@ def _float32_products(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
-
-
-# ------------------------------------------------------------------------------------- loading
-
-
-@dataclass
-class Opened:
-    """What a checkpoint holds for use: the model in evaluation mode, the run's settings, and where it came from."""
-
-    model: VAE
-    settings: Settings
-    path: Path
-    checkpoint: str
-    step: int
-    data_sha256: str | None
-
-
-def open_run(
-    path: str | Path,
-    *,
-    which: str | None = None,
-    encoder: nn.Module | None = None,
-    decoder: nn.Module | None = None,
-) -> Opened:
-    """The model of a run directory from a checkpoint: `which`, else best where there is one, else last.
-
-    A network that was the user's own module has to be given again. Opening runs no code of the file. CheckpointError
-    where the file is damaged or of another model, UsageError where the directory is no run.
-    """
-    path = Path(path)
-    raw = open_config(path)
-    files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
-    there = [name for name, file in files.items() if file.exists()]
-    if not there:
-        raise CheckpointError(f"{path}: has no checkpoint yet; train it: train.py --resume {path}")
-    if which is not None and which not in there:
-        raise CheckpointError(f"{path}: has no checkpoint {which}, only {', '.join(there)}")
-    which = which or there[0]
-    file = files[which]
-    tensors, values = checkpoint.read(file, _KEYS)
-    check_same_run(file, values["config"], raw)
-    settings = read_settings(values["config"], where=file)
-    model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
-    if settings.train.precision == "float64":
-        model.double()
-    checkpoint.load_model(model, tensors, file)
-    return Opened(model.eval(), settings, path, which, values["step"], values["data_sha256"])
-
-
-def load(
-    path: str | Path,
-    *,
-    checkpoint: str | None = None,
-    encoder: nn.Module | None = None,
-    decoder: nn.Module | None = None,
-) -> VAE:
-    """The trained model of a run directory, in evaluation mode, on the CPU.
-
-    From checkpoint best where there is one, else last, unless `checkpoint` says which. Networks that were your own
-    modules have to be given again: `vae.load("runs/x", encoder=module)`. Opening a run runs no code of it.
-    """
-    return open_run(path, which=checkpoint, encoder=encoder, decoder=decoder).model
-
-
-def history(path: str | Path) -> list[dict[str, Any]]:
-    """The metrics of a run directory, one dictionary a line."""
-    open_config(path)
-    return read_log(Path(path) / "metrics.jsonl")

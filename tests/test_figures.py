@@ -1,0 +1,95 @@
+"""The pictures hold what they say: every image in its place, axes labelled, files written and equal from run to run."""
+
+import numpy as np
+import pytest
+
+from vae import figures
+from vae.figures.images import tile
+
+RNG = np.random.default_rng(0)
+
+
+def text(figure):
+    return " ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def test_tiles_stand_row_by_row():
+    images = RNG.random((5, 1, 2, 3))
+    sheet = tile(images, 2)
+    assert sheet.shape == (3 * 3 - 1, 2 * 4 - 1, 1)
+    for i in range(5):
+        top, left = 3 * (i // 2), 4 * (i % 2)
+        np.testing.assert_array_equal(sheet[top : top + 2, left : left + 3, 0], images[i, 0])
+    assert np.isnan(sheet[2]).all()  # the gap
+
+
+def test_the_manifold_grows_to_the_right_and_upwards():
+    """Images that hold their own coordinates: z_1 in the first pixel, z_2 in the second."""
+    grid = np.array([0.0, 0.5, 1.0])
+    z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)
+    figure = figures.manifold(z.reshape(-1, 1, 1, 2), grid, "x")
+    shown = figure.axes[0].images[0].get_array()[..., 0]
+    left, right = shown[0, 0], shown[0, -2]
+    assert (left, right) == (0, 1)  # z_1 along the top row
+    top, bottom = shown[0, 1], shown[-1, 1]
+    assert (top, bottom) == (1, 0)  # z_2 along the first column
+    assert "$z_1$" in text(figure)
+    assert "$z_2$" in text(figure)
+
+
+def lines(split, n=20, start=-100.0):
+    return [
+        {"split": split, "epoch": e + 1, "elbo": start + e, "log_p_x_given_z": start + e + 2, "kl": 2.0}
+        for e in range(n)
+    ]
+
+
+def test_curves_hold_every_split_of_every_run_in_nats():
+    figure = figures.curves({"a": lines("train") + lines("test"), "b": lines("train")}, " (no density)")
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]
+    assert "nats a datum" in text(figure)
+    assert "no density" in text(figure)
+    assert "a, test" in text(figure)
+
+
+def test_an_overshoot_of_the_first_epochs_does_not_flatten_the_rest():
+    history = lines("train", 40)
+    history[0]["elbo"] = -4000.0
+    low, high = figures.curves({"a": history}).axes[0].get_ylim()
+    assert low > -110
+    assert high < -50
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(30) % 4])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_codes(labels, dim):
+    figure = figures.codes(RNG.random((30, dim)), labels, ["zero", "one"], ("$z_1$", "$z_2$"), "posterior means")
+    assert "posterior means" in text(figure)
+    if labels is not None:
+        assert {"zero", "one", "2", "3"} <= set(text(figure).split())
+
+
+def test_t_sne_separates_two_clusters():
+    codes = np.concatenate([RNG.normal(0, 0.1, (30, 5)), RNG.normal(5, 0.1, (30, 5))])
+    points = figures.tsne(codes, 10, 0)
+    assert points.shape == (60, 2)
+    centres = points[:30].mean(0), points[30:].mean(0)
+    spread = max(points[:30].std(), points[30:].std())
+    assert np.linalg.norm(centres[0] - centres[1]) > spread
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 4, 4), (9,)])
+def test_reconstructions_and_samples_of_any_data(shape, tmp_path):
+    images = RNG.random((6, *shape))
+    for figure in (figures.reconstructions(images, {"a": images, "b": images}, "t"), figures.samples(images, "t")):
+        assert len(figures.save(figure, tmp_path / "x")) == 2
+
+
+def test_files_are_written_and_equal_from_run_to_run(tmp_path):
+    contents = []
+    for name in ("one", "two"):
+        png, pdf = figures.save(figures.samples(np.linspace(0, 1, 64).reshape(1, 1, 8, 8), "t"), tmp_path / name)
+        assert png.read_bytes().startswith(b"\x89PNG")
+        assert pdf.read_bytes().startswith(b"%PDF")
+        contents.append((png.read_bytes(), pdf.read_bytes()))
+    assert contents[0] == contents[1]

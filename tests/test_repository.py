@@ -1,0 +1,62 @@
+"""What a newcomer finds: the README's commands, its pictures, the notebook, and nothing that does not belong."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+NOTEBOOK = ROOT / "notebooks" / "first_steps.ipynb"
+
+
+def tracked():
+    result = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in result.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_the_readme_has_the_two_commands():
+    assert "pip install -e . && python scripts/train.py --config configs/digits_d2.yaml" in README
+    assert 'pip install -e ".[dev]" && pytest' in README
+
+
+def test_every_file_that_the_readme_names_is_there():
+    for name in re.findall(r"(?:\(|`| )((?:configs|scripts|notebooks|src|tests)/[\w./]+\.\w+)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_ignored_data_folder_does_not_swallow_the_package():
+    assert any(path.is_relative_to(ROOT / "src" / "vae" / "data") for path in tracked())
+
+
+def test_files_are_small_and_hold_no_data_sets():
+    for path in tracked():
+        assert path.stat().st_size < 1_500_000, path
+        assert path.suffix not in {".npz", ".safetensors", ".mat", ".gz"}, path
+
+
+def test_the_notebook_is_executed_and_small():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code)
+    assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
+    assert NOTEBOOK.stat().st_size < 500_000
+
+
+def test_the_notebook_runs_in_under_two_minutes():
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client.NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(ROOT))
+    assert all(cell.get("execution_count") for cell in notebook.cells if cell["cell_type"] == "code")
+
+
+def test_sources_keep_their_size():
+    sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
+    assert max(sizes.values()) <= 420
+    assert sum(sizes.values()) <= 7_000

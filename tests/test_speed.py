@@ -1,0 +1,73 @@
+"""The cost of a training step beside a bare loop, in one process."""
+
+import statistics
+import time
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vae.data import Resident, Split
+from vae.randomness import Streams
+from vae.training import read_settings
+from vae.training.build import build_algorithm, build_model, resolve
+
+CPU = torch.device("cpu")
+
+
+def library_step(settings, shape, split):
+    model = build_model(settings.model, shape, 0).train()
+    source = Resident(split, settings.train.batch_size, 0, CPU, torch.float32)
+    algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    state, streams = algorithm.init(model), Streams(0, CPU)
+    batches = source.epoch(0, 0, streams)
+
+    def step():
+        batch = next(batches)
+        kind, noise_shape = algorithm.noise(state, len(batch))
+        algorithm.step(state, batch, streams.draw(kind, noise_shape, torch.float32))
+
+    return step
+
+
+def bare_step(settings, shape, split):
+    """Forward, backward and fused Adam on the same tensor, written out."""
+    model = build_model(settings.model, shape, 0).train()
+    x = split.images()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5, fused=True)
+    batches = iter(torch.randperm(len(x)).split(settings.train.batch_size))
+
+    def step():
+        batch = x[next(batches)]
+        mean, log_variance = model.encoder(batch).chunk(2, 1)
+        logits = model.decoder(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean))
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, batch, reduction="sum")
+        kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
+        optimizer.zero_grad()
+        (cross_entropy + kl).backward()
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["mnist_d2", "laird_mnist_d2"])
+def test_a_step_costs_at_most_1_3_of_a_bare_loop(config, in_root, capsys):
+    """The median over 7 pairs of 60 alternating steps; data of MNIST's shape and type."""
+    settings, shape = resolve(read_settings(f"configs/{config}.yaml", ["train.optimizer={name: adam}"]))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12_000, *shape), dtype=torch.uint8, generator=generator)
+    split = Split(images, None, torch.arange(12_000), 255.0)
+    ratios = []
+    for _ in range(7):
+        steps = library_step(settings, shape, split), bare_step(settings, shape, split)
+        seconds = [0.0, 0.0]
+        for i in range(70):
+            for which, step in enumerate(steps):
+                start = time.perf_counter()
+                step()
+                seconds[which] += (time.perf_counter() - start) * (i >= 10)  # the first ten warm up
+        ratios.append(seconds[0] / seconds[1])
+    with capsys.disabled():
+        print(f"\n{config}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    assert statistics.median(ratios) < 1.3

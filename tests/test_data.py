@@ -376,6 +376,28 @@ def test_svhn_is_read_in_its_own_format(tmp_path, monkeypatch):
     assert torch.equal(data.train.x[3], torch.from_numpy(x[..., 3].transpose(2, 0, 1).copy()))
 
 
+def test_cifar10_is_read_in_its_own_format(tmp_path, monkeypatch):
+    import pickle
+
+    import torchvision.datasets.cifar as cifar
+
+    folder = tmp_path / cifar.CIFAR10.base_folder
+    folder.mkdir()
+    x = RNG.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    names = [name for name, _ in cifar.CIFAR10.train_list + cifar.CIFAR10.test_list]
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps({"data": x.reshape(4, -1), "labels": [3, 1, 4, 1]}))
+    (folder / cifar.CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    with pytest.raises(DataError, match="CIFAR10 cannot be read"):  # these are not the published files
+        vae.load_data("cifar10", root=str(tmp_path))
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
+    data = vae.load_data("cifar10", root=str(tmp_path))
+    assert data.shape == IMAGE_SHAPES["cifar10"]
+    assert (len(data.train), len(data.test)) == (20, 4)
+    assert torch.equal(data.test.x, torch.from_numpy(x))
+    assert data.test.y.tolist() == [3, 1, 4, 1]
+
+
 def test_frey_faces_that_are_not_there_or_not_they(tmp_path):
     from scipy.io import savemat
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -129,6 +130,8 @@ def train(
 ) -> tuple[Run, Data]:
     """Train what settings say. `observe(model, data)` gives further lines for the metrics and changes nothing."""
     data = load_data(settings.data)
+    if verbose:
+        print(data, file=sys.stderr)
     settings = with_likelihood(settings, data.kind)
     model = build_model(settings.model, data.shape, settings.train.seed)
     run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)

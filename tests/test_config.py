@@ -17,6 +17,11 @@ def write(tmp_path, text):
     return path
 
 
+def test_a_wrong_value_gets_the_nearest_right_one():
+    with pytest.raises(ConfigError, match=r"'digitz' is not one of .*; did you mean digits\?"):
+        read_settings({**MINIMAL, "data": {"name": "digitz"}})
+
+
 def test_only_two_settings_are_required():
     settings = read_settings(MINIMAL)
     assert settings.train.epochs == 20

@@ -26,7 +26,7 @@ def test_the_published_experiments_are_there():
 def test_config_builds_and_takes_a_step(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert len(head) >= 2  # what it reproduces, how long it takes, what to expect
-    settings, shape = resolve(read_settings(path))
+    settings, shape, _ = resolve(read_settings(path))
     model = build_model(settings.model, shape, settings.train.seed).train()
     kind = "grey" if settings.data.pixels == "grey" else "binary"
     assert model.likelihood_head.support in FITTING_SUPPORTS[kind]

@@ -293,6 +293,22 @@ def test_sixteen_bits_are_scaled_and_pixels_without_a_range_refused(tmp_path):
         vae.load_data("folder", path=str(tmp_path))
 
 
+def test_pictures_stand_upright_and_transparent_pixels_are_white(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    for i in range(12):
+        Image.new("RGBA", (6, 5), (9, 9, 9, 0)).save(tmp_path / f"{i}.png", exif=exif)
+    data = vae.load_data("folder", path=str(tmp_path))
+    assert data.shape == (3, 6, 5)
+    assert (data.train.images() == 1).all()
+
+
+def test_labels_of_the_wrong_name_are_not_dropped_silently(tmp_path):
+    path = npz(tmp_path, x_train=GREYS, x_test=GREYS, y=np.arange(30))
+    with pytest.raises(DataError, match="name the labels y_train and y_test"):
+        vae.load_data("npz", path=path)
+
+
 def test_images_are_resized(tmp_path):
     path = folder(tmp_path, sizes=((5, 6), (9, 4)) * 6)
     assert vae.load_data("folder", path=path, size=8).shape == (1, 8, 8)

@@ -28,7 +28,7 @@ def test_the_manifold_grows_to_the_right_and_upwards():
     grid = np.array([0.0, 0.5, 1.0])
     z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)
     figure = figures.manifold(z.reshape(-1, 1, 1, 2), grid, "x")
-    shown = figure.axes[0].images[0].get_array()[..., 0]
+    shown = figure.axes[0].images[0].get_array()[..., 0]  # with gaps of one pixel
     left, right = shown[0, 0], shown[0, -2]
     assert (left, right) == (0, 1)  # z_1 along the top row
     top, bottom = shown[0, 1], shown[-1, 1]
@@ -67,6 +67,21 @@ def test_codes(labels, dim):
     assert "posterior means" in text(figure)
     if labels is not None:
         assert {"zero", "one", "2", "3"} <= set(text(figure).split())
+
+
+def test_a_class_keeps_its_colour_whichever_others_are_there():
+    points = RNG.random((30, 2))
+    colours = []
+    for labels in (np.arange(30) % 10, np.where(np.arange(30) % 10 == 9, 9, 0)):
+        scatter = figures.codes(points, labels, [], ("a", "b"), "t").axes[0].collections[0]
+        colours.append(tuple(scatter.get_facecolors()[9]))
+    assert colours[0] == colours[1]
+
+
+def test_an_objective_that_is_not_the_bound_has_its_panel():
+    history = [{**line, "objective": -90.0} for line in lines("train")]
+    assert "objective" in text(figures.curves({"a": history}))
+    assert "objective" not in text(figures.curves({"a": lines("train")}))
 
 
 def test_t_sne_separates_two_clusters():

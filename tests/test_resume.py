@@ -75,7 +75,7 @@ CASES = {
 
 
 def observe(model, data):
-    return [{"split": "test", **evaluation_line(model, data, "test", 0)}]
+    return [{"split": "test", **evaluation_line(model, data, "test")}]
 
 
 def run(raw, out, **options):
@@ -262,6 +262,19 @@ def test_a_dataloader_resumes_at_the_ends_of_epochs(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_dataloader_and_a_count_of_samples_end_with_an_epoch(tmp_path):
+    images = vae.load_data("digits", pixels="static").train.images()[:300]
+
+    def fit(out, samples):
+        loader = torch.utils.data.DataLoader(images, 64, shuffle=True, generator=torch.Generator().manual_seed(3))
+        return vae.fit(with_own_encoder(), loader, out=out, samples=samples, verbose=False, resume=True)
+
+    assert fit(tmp_path / "parts", 400).history[-1]["samples"] == 600
+    fit(tmp_path / "parts", 800)
+    fit(tmp_path / "whole", 800)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
 # ------------------------------------------------------------------------------------------------- refusals
 
 
@@ -328,7 +341,9 @@ def test_a_refused_resume_changes_nothing(finished):
         vae.fit(with_own_encoder(), data, out=finished, resume=True, verbose=False)
     with pytest.raises(CheckpointError, match="another config"):
         run(config(train={"epochs": 9, "seed": 3}), finished, resume=True)
-    run(config(train={"epochs": 1}), finished, resume=True)  # fewer epochs than it has: nothing to do
+    with pytest.raises(UsageError, match=r"train\.epochs: 1, and the run has begun epoch 4; give at least that"):
+        run(config(train={"epochs": 1}), finished, resume=True)
+    run(config(), finished, resume=True)  # it is finished: nothing to do
     assert untouched(finished) == before
 
 

@@ -54,7 +54,7 @@ def bare_step(settings, shape, split):
 @pytest.mark.parametrize("config", ["mnist_d2", "laird_mnist_d2"])
 def test_a_step_costs_at_most_1_3_of_a_bare_loop(config, in_root, capsys):
     """The median over 7 pairs of 60 alternating steps; data of MNIST's shape and type."""
-    settings, shape = resolve(read_settings(f"configs/{config}.yaml", ["train.optimizer={name: adam}"]))
+    settings, shape, _ = resolve(read_settings(f"configs/{config}.yaml", ["train.optimizer={name: adam}"]))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (12_000, *shape), dtype=torch.uint8, generator=generator)
     split = Split(images, None, torch.arange(12_000), 255.0)

@@ -20,6 +20,7 @@ from vae.schema import (
     fitted,
     marks_of,
     names_of,
+    not_one_of,
     options_of,
     show,
 )
@@ -223,7 +224,7 @@ class _Reader:
             )
         name = raw["name"]
         if not isinstance(name, str) or name not in table:
-            return self.problem(_join(place, "name"), f"{show(name)} is not one of {names_of(table)}")
+            return self.problem(_join(place, "name"), not_one_of(name, table))
         rest = {key: value for key, value in raw.items() if key != "name"}
         return Part(name, self.options(options_of(table[name]), rest, place))
 

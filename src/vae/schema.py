@@ -156,7 +156,7 @@ def fitted(type_: Any, raw: Any) -> Any:
         raise Misfit("; or ".join(reasons))
     if origin is Literal:
         if raw not in inner or isinstance(raw, bool) != any(isinstance(i, bool) for i in inner if i == raw):
-            raise Misfit(f"{show(raw)} is not one of {names_of(inner)}")
+            raise Misfit(not_one_of(raw, inner))
         return raw
     if origin is tuple:
         if not isinstance(raw, list | tuple):
@@ -170,7 +170,7 @@ def fitted(type_: Any, raw: Any) -> Any:
         if isinstance(mark, Interval) and value not in mark:
             raise Misfit(f"must be {mark}, not {show(raw)}")
         if isinstance(mark, OneOf) and value not in mark.table:
-            raise Misfit(f"{show(raw)} is not one of {names_of(mark.table)}")
+            raise Misfit(not_one_of(raw, mark.table))
     return value
 
 
@@ -189,7 +189,7 @@ def _scalar(type_: type, raw: Any) -> Any:
 
 
 def marks_of(type_: Any) -> tuple[Any, ...]:
-    """What an annotation says beside the type."""
+    """What an annotation says beside the type: intervals and tables, and texts for people."""
     return get_args(type_)[1:] if get_origin(type_) is Annotated else ()
 
 
@@ -202,6 +202,12 @@ def show(raw: Any) -> str:
 def names_of(names: Iterable[Any]) -> str:
     """Names in a message."""
     return ", ".join(str(name) for name in names)
+
+
+def not_one_of(raw: Any, names: Iterable[Any]) -> str:
+    """What is said of a value that is none of the names, with the nearest."""
+    near = difflib.get_close_matches(str(raw), [str(name) for name in names], n=1, cutoff=0.5)
+    return f"{show(raw)} is not one of {names_of(names)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:

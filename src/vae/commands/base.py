@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"{program}.py",
             description=description,
-            epilog=f"example: python scripts/{program}.py {example}",
+            epilog=f"example:\n  python scripts/{program}.py {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example can be copied
             allow_abbrev=False,
         )
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_runs(parser)
     add_checkpoint(parser)
     add_split(parser)
-    parser.add_argument("--out", required=True, metavar="FILE.npz")
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="the file to write")
     parser.add_argument("--sample", action="store_true", help="one sample of each posterior instead of its mean")
     args = parser.parse_args(argv)
 

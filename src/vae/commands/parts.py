@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from vae.config import plain
-from vae.schema import Interval, OneOf, OptionsOf, PartOf, options_of
+from vae.schema import Interval, OneOf, OptionsOf, PartOf, marks_of, options_of
 from vae.training.settings import DataSettings, ModelSettings, ModifierSettings, Settings, TrainSettings
 
 
@@ -50,6 +50,7 @@ def _options(row: Callable[..., Any], indent: int) -> list[str]:
             continue
         default = "required" if option.required else f"default {_default(option.default)}"
         lines.append(f"{' ' * indent}{name:{24 - indent}} {_type(option.type)}, {default}")
+        lines += [f"{' ' * 25}{mark}" for mark in marks_of(option.type) if isinstance(mark, str)]
     return lines
 
 

@@ -32,7 +32,7 @@ def suitable(opened: Opened, data: Data) -> dict[str, Callable[[], list[Path]]]:
     model, split = opened.model, data.evaluation_split("test")
     figures = {
         "curves": lambda: draw_curves([opened.path], None),
-        "reconstructions": lambda: draw_reconstructions([opened], split, 10, None),
+        "reconstructions": lambda: draw_reconstructions([opened], split, "test", 10, None),
         "samples": lambda: draw_samples(opened, 100, 0, None),
     }
     if model.latent_dim == 2 and len(model.data_shape) == 3:
@@ -72,16 +72,22 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     """Training and test curves of one or several runs."""
     from vae.figures import curves
     from vae.training import read_settings
+    from vae.training.directory import open_config
     from vae.training.opened import history
 
     runs = list(dict.fromkeys(runs))  # the same one twice would be one line
-    histories = {name: history(run) for name, run in zip(_names(runs), runs, strict=True)}
-    for run, lines in zip(runs, histories.values(), strict=True):
-        if not lines:
+    densities = []
+    histories = {}
+    for name, run in zip(_names(runs), runs, strict=True):
+        likelihood = read_settings(open_config(run), where=run).model.likelihood
+        densities.append(likelihood is None or likelihood.name != "grey_cross_entropy")
+        histories[name + ("" if densities[-1] or len(runs) == 1 else " (no density)")] = history(run)
+        if not history(run):
             raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
-    settings = [read_settings(Path(run) / "config.yaml") for run in runs]
-    density = all(s.model.likelihood is None or s.model.likelihood.name != "grey_cross_entropy" for s in settings)
-    return _save(curves(histories, _note(density)), runs[0], "curves", out)
+    if len(set(densities)) == 2:
+        print("densities and grey cross-entropy (no density) do not compare: mind the labels", file=sys.stderr)
+    note = _note(densities[0]) if len(runs) == 1 else ""
+    return _save(curves(histories, note), runs[0], "curves", out)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -90,7 +96,9 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
 
 
-def draw_reconstructions(runs: Sequence[Opened], split: Split, count: int, out: str | None) -> list[Path]:
+def draw_reconstructions(
+    runs: Sequence[Opened], split: Split, split_name: str, count: int, out: str | None
+) -> list[Path]:
     """Originals over the reconstructions of each run."""
     from vae.figures import reconstructions
 
@@ -98,8 +106,9 @@ def draw_reconstructions(runs: Sequence[Opened], split: Split, count: int, out: 
     by_run = {}
     for name, opened in zip(_names([opened.path for opened in runs]), runs, strict=True):
         by_run[f"{name}\n(d = {opened.model.latent_dim})"] = _array(opened.model.reconstruct(shown.images()))
-    title = f"{len(shown)} data, and the decoder's means at their posterior means"
-    return _save(reconstructions(_array(shown.images()), by_run, title), runs[0].path, "reconstructions", out)
+    title = f"The first {len(shown)} {split_name} data, and the decoder's means at their posterior means"
+    figure = reconstructions(_array(shown.images()), by_run, title, runs[0].data_range)
+    return _save(figure, runs[0].path, "reconstructions", out)
 
 
 def _array(images: Any) -> Any:
@@ -111,7 +120,8 @@ def draw_samples(opened: Opened, count: int, seed: int, out: str | None) -> list
     from vae.figures import samples
 
     title = f"{opened.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"
-    return _save(samples(_array(opened.model.sample(count, seed=seed)), title), opened.path, "samples", out)
+    figure = samples(_array(opened.model.sample(count, seed=seed)), title, opened.data_range)
+    return _save(figure, opened.path, "samples", out)
 
 
 def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> list[Path]:
@@ -129,19 +139,16 @@ def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> 
             f"{opened.path}: a manifold is drawn over 2 latents, and this model has {opened.model.latent_dim}; "
             "plot_samples.py and plot_tsne.py suit it"
         )
-    name = opened.path.name
+    name, places = opened.path.name, (np.arange(count) + 0.5) / count
     grids = {
-        "manifold": (np.linspace(-limit, limit, count), f"{name}: decoder means, z equally spaced"),
-        "manifold_quantiles": (
-            norm.ppf((np.arange(count) + 0.5) / count),
-            f"{name}: decoder means, z at the quantiles of the prior",
-        ),
+        "manifold": (np.linspace(-limit, limit, count), f"{name}: decoder means, z equally spaced", None),
+        "manifold_quantiles": (norm.ppf(places), f"{name}: decoder means, z at the quantiles of the prior", places),
     }
     files = []
-    for stem, (grid, title) in grids.items():
+    for stem, (grid, title, quantiles) in grids.items():
         z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)  # row by row from the top, where z_2 is largest
         images = _array(opened.model.decode(torch.from_numpy(z)))
-        files += _save(manifold(images, grid, title), opened.path, stem, out)
+        files += _save(manifold(images, grid, title, opened.data_range, quantiles), opened.path, stem, out)
     return files
 
 
@@ -173,13 +180,13 @@ def draw_codes(
         fitting = min(perplexity, (len(z) - 1) / 3)
         if fitting < perplexity:
             print(
-                f"perplexity lowered from {perplexity:g} to {fitting:g}: there are {len(z)} data",
+                f"perplexity lowered from {perplexity:g} to {fitting:.3g}: there are {len(z)} data",
                 file=sys.stderr,
             )
         if len(z) > 3000:
             print(f"t-SNE of {len(z)} codes takes a minute or so (--limit N takes fewer)", file=sys.stderr)
         z, stem, axes = tsne(z, fitting, seed), "tsne", ("t-SNE 1", "t-SNE 2")
-        title += f"\n{model.latent_dim} latents through t-SNE (perplexity {fitting:g})"
+        title += f"\n{model.latent_dim} latents through t-SNE (perplexity {fitting:.3g})"
     labels = None if split.y is None else split.y.numpy()
     return _save(codes(z, labels, data.classes, axes, title), opened.path, stem, out)
 
@@ -227,7 +234,7 @@ def main_reconstructions(argv: Sequence[str] | None = None) -> None:
     for run, split in zip(args.run[1:], splits[1:], strict=True):
         if split.x.shape != splits[0].x.shape or not split.x.equal(splits[0].x):
             raise UsageError(f"{run}: was trained on other data than {args.run[0]}; draw them apart")
-    _report(draw_reconstructions([run for run, _ in opened], splits[0], args.count, args.out))
+    _report(draw_reconstructions([run for run, _ in opened], splits[0], args.split, args.count, args.out))
 
 
 @command

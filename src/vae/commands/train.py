@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def _parser() -> Parser:
     parser = Parser(
         "train",
-        "Train a variational auto-encoder as a YAML config says, evaluate it on the test split, and draw its figures.",
+        "Train a variational auto-encoder as a YAML config says, evaluate it on the test split, and draw its figures.\n"
+        "One of --config, --resume and --list is needed.",
         "--config configs/digits_d2.yaml --set model.latent_dim=10 train.epochs=50 --out runs/digits_d10",
     )
     parser.add_argument("--config", metavar="FILE", help="a YAML config; configs/ holds one an experiment")
@@ -68,10 +69,12 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.training.build import build_model, resolve
+    from vae.training.build import build_algorithm, build_model, check_kind, resolve
 
-    settings, shape = resolve(_settings(args)[0])
+    settings, shape, kind = resolve(_settings(args)[0])
     model = build_model(settings.model, shape, settings.train.seed)
+    check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
+    build_algorithm(settings, 1, 1).init(model)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")
@@ -83,7 +86,7 @@ def _train(args: Any) -> None:
     settings, path = _settings(args)
 
     def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
-        return [{"split": "test", **evaluation_line(model, data, "test", settings.train.seed)}]
+        return [{"split": "test", **evaluation_line(model, data, "test")}]
 
     try:
         run, data = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)

@@ -184,20 +184,24 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 def _eight_bits(image: Any) -> Any:
     """A picture as grey levels (L) or RGB of 8 bits; ValueError where its pixels have no stated range."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    image.load()
+    image = ImageOps.exif_transpose(image)  # as a person sees it, not as the camera held it
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no stated range; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):  # 65535 / 257 = 255
         return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8))
-    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    grey = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(grey)
 
 
 def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None, list[str]]:
     """The images below a folder as (N, C, H, W) bytes, their classes (the names of the sub-folders), and those names.
 
-    In the order of their paths. C is 1 if all are grey, else 3. `size` is (height, width), to which each is resized.
+    In the order of their paths. C is 1 if all are grey, else 3; transparent pixels are white. `size` is (height,
+    width), to which each is resized, whatever its shape.
     """
     from PIL import Image, UnidentifiedImageError
 

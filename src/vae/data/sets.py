@@ -115,6 +115,8 @@ def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | 
     if "x_train" in arrays and "x_test" in arrays:
         if test_size is not None:
             raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
+        if "y" in arrays:
+            raise DataError(f"{path}: holds y beside x_train and x_test; name the labels y_train and y_test")
         pairs = [(arrays[f"x_{s}"], arrays.get(f"y_{s}")) for s in ("train", "test")]
         checked = [_checked(x, y, f"{path}: x_{s}") for (x, y), s in zip(pairs, ("train", "test"), strict=True)]
         (x_train, y_train), (x_test, y_test) = checked
@@ -211,13 +213,13 @@ class DataSettings:
     seeds see the same data.
     """
 
-    name: Annotated[str, OneOf(DATASETS)]
-    root: str | None = None
-    pixels: Annotated[str, OneOf(PIXELS)] = "grey"
-    train_size: Count | None = None
-    validation_size: Index = 0
-    train_from: Literal["start", "end"] = "start"
-    seed: Index = 0
+    name: Annotated[str, OneOf(DATASETS), "which data set; its own options stand beside it"]
+    root: Annotated[str | None, "the folder of the data; else $VAE_DATA, else data/"] = None
+    pixels: Annotated[str, OneOf(PIXELS), "grey levels, or binarized: by threshold, once, or anew each time"] = "grey"
+    train_size: Annotated[Count | None, "how many to train on; without it, the whole training split"] = None
+    validation_size: Annotated[Index, "how many of the rest of the training split to validate on"] = 0
+    train_from: Annotated[Literal["start", "end"], "the end of the file's training split that is trained on"] = "start"
+    seed: Annotated[Index, "of random splits and static pixels"] = 0
     options: Annotated[Mapping[str, Any], OptionsOf(DATASETS)] = None  # type: ignore[assignment]
 
 
@@ -254,6 +256,11 @@ class Split:
     ) -> Tensor:
         """Images, on [0, 1] where the data are grey or binary; bytes travel to the device as bytes."""
         return expand(self.x[rows].to(device), self.scale, dtype)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        return self.x.min().item() / self.scale, self.x.max().item() / self.scale
 
     def first(self, n: int | None) -> "Split":
         """The first n data."""
@@ -378,7 +385,7 @@ def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSett
             f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; to evaluate on it, it needs x_test or x"
         )
     x, y = _checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}")
-    if math.prod(x.shape[1:]) != math.prod(shape):
+    if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, and the model was trained on {shape}")
     labels = None if y is None else torch.from_numpy(y).long()
     scale = 255.0 if x.dtype == np.uint8 else 1.0

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -29,26 +28,30 @@ def codes(
     """Points in a plane, a colour a class, its name at the class's median; one dimension is drawn as histograms."""
     made = figure(6.4, 6)
     axes = made.subplots()
-    groups = {"": np.ones(len(points), bool)} if labels is None else _groups(labels, classes)
-    colours = [CLASSES[i % len(CLASSES)] for i in range(len(groups))]
+    groups = (
+        {None: np.ones(len(points), bool)} if labels is None else {k: labels == k for k in np.unique(labels).tolist()}
+    )
+    colours = {k: CLASSES[(k or 0) % len(CLASSES)] for k in groups}  # a class has its colour whichever others are there
+    names = {k: verbatim(classes[k] if k is not None and 0 <= k < len(classes) else str(k)) for k in groups}
     if points.shape[1] == 1:
         values = [points[rows, 0] for rows in groups.values()]
-        axes.hist(values, bins=60, stacked=True, color=colours, label=list(groups))
-        axes.set_ylabel("data")
+        axes.hist(values, bins=60, stacked=True, color=list(colours.values()), label=list(names.values()))
+        axes.set_ylabel("number of data")
         if labels is not None:
             axes.legend(fontsize=8, frameon=False)
     else:
         # All classes in one scatter and in the order of the data, so that no class lies on top of the others.
         of_point = np.empty(len(points), dtype=object)
-        for colour, rows in zip(colours, groups.values(), strict=True):
-            of_point[rows] = colour
+        for k, rows in groups.items():
+            of_point[rows] = colours[k]
         size = float(np.clip(20000 / len(points), 3, 25))
         axes.scatter(points[:, 0], points[:, 1], c=list(of_point), s=size, linewidths=0, alpha=0.7, rasterized=True)
-        outline: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=3, foreground="white")]
-        for (name, rows), colour in zip(groups.items(), colours, strict=True):
-            x, y = np.median(points[rows], 0)
-            text = axes.text(x, y, name, color=colour, fontsize=13, weight="bold", ha="center", va="center")
-            text.set_path_effects(outline)
+        for k, rows in groups.items():
+            if k is not None:
+                x, y = _centre(points[rows])
+                box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colours[k], "alpha": 0.9}
+                axes.text(x, y, names[k], fontsize=10, weight="bold", ha="center", va="center", bbox=box)
+        axes.set_aspect("equal", adjustable="datalim")
         axes.set_ylabel(axes_names[1])
     axes.set_xlabel(axes_names[0])
     quiet(axes)
@@ -56,6 +59,8 @@ def codes(
     return made
 
 
-def _groups(labels: NDArray[np.integer], classes: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-    """The rows of each class under its name."""
-    return {verbatim(classes[k] if 0 <= k < len(classes) else str(k)): labels == k for k in np.unique(labels).tolist()}
+def _centre(points: Array) -> Array:
+    """The point of a class that has most of the class near it: its name stands among its own."""
+    some = points[:: max(1, len(points) // 500)]
+    distance = np.sqrt(((some[:, None] - some[None]) ** 2).sum(-1))  # (n, n)
+    return some[np.sort(distance, 1)[:, : max(2, len(some) // 4)].mean(1).argmin()]

@@ -1,21 +1,22 @@
 """Pictures of data: originals beside reconstructions, samples of the prior, the latent manifold."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from vae.figures.style import figure, verbatim
+from vae.figures.style import LINES, figure, quiet, verbatim
 
 Array = NDArray[np.floating]
+Limits = tuple[float, float]  # the values drawn black and white
 
 
 def tile(images: Array, columns: int, gap: int = 1) -> Array:  # (N, C, H, W) -> (rows, columns, C)
-    """Many images as one, row by row, with gaps of the brightest value; vectors (N, D) become strips one pixel high."""
-    if images.ndim == 2:
-        images = images[:, None, None, :]
+    """Many images as one, row by row; the gaps between them are NaN."""
     n, channels, height, width = images.shape
     if channels not in (1, 3):  # no picture has that many channels: show their mean
         images, channels = images.mean(1, keepdims=True), 1
@@ -38,20 +39,25 @@ def _show(axes: Axes, sheet: Array, low: float, high: float) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _range(*images: Array) -> tuple[float, float]:
-    """[0, 1] where the values lie there, else their own range."""
+def _limits(limits: Limits | None, *images: Array) -> Limits:
+    """The values that are drawn black and white: those given, else [0, 1] or what the images span."""
+    if limits is not None:
+        return limits
     low, high = min(float(i.min()) for i in images), max(float(i.max()) for i in images)
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
-def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str) -> Figure:
-    """A row of originals over a row a run of the decoder's means at the posterior means."""
+def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
+    """A row of originals over a row a run of the decoder's means at the posterior means; vectors as lines."""
     rows = {"original": originals, **by_run}
+    if originals.ndim == 2:
+        return _lines(rows, title)
     columns = len(originals)
-    low, high = _range(originals)
-    height, width = (1, originals.shape[-1]) if originals.ndim == 2 else originals.shape[-2:]
-    cell = 0.8 if originals.ndim > 2 else 2.0
-    made = figure(1.8 + cell * columns, 0.5 + len(rows) * max(0.3, cell * height / width + 0.06))
+    low, high = _limits(limits, originals)
+    cell = min(0.8, 16 / columns)
+    made = figure(
+        1.8 + cell * columns, 0.5 + len(rows) * max(0.3, cell * originals.shape[-2] / originals.shape[-1] + 0.06)
+    )
     panels = np.atleast_1d(made.subplots(len(rows), 1))
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
         _show(axes, tile(images, columns), low, high)
@@ -60,31 +66,71 @@ def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str) -
     return made
 
 
-def samples(images: Array, title: str) -> Figure:
-    """A square of the decoder's means at draws from the prior."""
-    columns = int(np.ceil(np.sqrt(len(images))))
-    sheet = tile(images, columns)
-    made = figure(6, 0.4 + max(1.0, 6 * sheet.shape[0] / sheet.shape[1]))
-    _show(made.subplots(), sheet, *_range(images))
+def _lines(rows: Mapping[str, Array], title: str) -> Figure:
+    """Vectors: a panel a datum, a line a row, over the place in the vector."""
+    count = len(next(iter(rows.values())))
+    columns = min(5, count)
+    panels_high = -(-count // columns)
+    made = figure(0.6 + 2.4 * columns, 0.9 + 1.6 * panels_high)
+    panels = np.atleast_1d(made.subplots(panels_high, columns, sharex=True, sharey=True)).ravel()
+    for i, axes in enumerate(panels):
+        quiet(axes)
+        for colour, (name, values) in zip(cycle((LINES[6], *LINES[:6])), rows.items(), strict=False):
+            if i < count:
+                axes.plot(np.arange(values.shape[1]), values[i], color=colour, linewidth=1, label=verbatim(name))
+    panels[0].legend(fontsize=7, frameon=False)
+    made.supxlabel("place in the vector", fontsize=9)
+    made.supylabel("value", fontsize=9)
     made.suptitle(verbatim(title), fontsize=10)
     return made
 
 
-def manifold(images: Array, grid: Array, title: str) -> Figure:
+def samples(images: Array, title: str, limits: Limits | None = None) -> Figure:
+    """A square of the decoder's means at draws from the prior; vectors as lines over one another."""
+    if images.ndim == 2:
+        made = figure(6, 4)
+        axes = made.subplots()
+        axes.plot(images.T, color=LINES[0], alpha=0.3, linewidth=0.8)
+        axes.set_xlabel("place in the vector")
+        axes.set_ylabel("value")
+        quiet(axes)
+    else:
+        columns = int(np.ceil(np.sqrt(len(images))))
+        sheet = tile(images, columns)
+        made = figure(6, 0.4 + max(1.0, 6 * sheet.shape[0] / sheet.shape[1]))
+        _show(made.subplots(), sheet, *_limits(limits, images))
+    made.suptitle(verbatim(title), fontsize=10)
+    return made
+
+
+def manifold(
+    images: Array, grid: Array, title: str, limits: Limits | None = None, quantiles: Array | None = None
+) -> Figure:
     """The decoder's means on a square grid of z: `images` row by row from the top, `grid` the n values of both axes.
 
-    The horizontal axis is z_1; the vertical is z_2, which grows upwards.
+    The horizontal axis is z_1; the vertical is z_2, which grows upwards. Where the grid holds quantiles of the prior,
+    `quantiles` are their places on the unit interval, and the axes show both.
     """
     n = len(grid)
-    sheet = tile(images, n, gap=1 if images.shape[-1] < 16 else 0)  # tiny ones fill their frame
+    low, high = _limits(limits, images)
+    edge = np.concatenate([images[..., 0, :].ravel(), images[..., -1, :].ravel(), images[..., 0].ravel()])
+    dark = edge.mean() < low + 0.1 * (high - low)
+    sheet = tile(images, n, gap=0 if dark and images.shape[-1] >= 16 else 1)  # gaps where images would run together
     made = figure(7, 0.2 + 6.5 * sheet.shape[0] / sheet.shape[1])
     axes = made.subplots()
-    _show(axes, sheet, *_range(images))
-    shown = np.arange(0, n, -(-n // 10))
-    width, height = sheet.shape[1] / n, sheet.shape[0] / n
-    axes.set_xticks((shown + 0.5) * width - 0.5, [f"{grid[i]:.1f}" for i in shown])
-    axes.set_yticks((n - shown - 0.5) * height - 0.5, [f"{grid[i]:.1f}" for i in shown])
-    axes.set_xlabel("$z_1$")
-    axes.set_ylabel("$z_2$")
+    _show(axes, sheet, low, high)
+    if quantiles is None:
+        ticks = MaxNLocator(8).tick_values(grid[0], grid[-1])
+        ticks = ticks[(ticks >= grid[0] - 1e-9) & (ticks <= grid[-1] + 1e-9)]
+        places, labels, names = np.interp(ticks, grid, np.arange(n)), [f"{t:g}" for t in ticks], ("$z_1$", "$z_2$")
+    else:
+        shown = np.arange(n // 10, n, max(1, n // 5))
+        places, labels = shown.astype(float), [f"{quantiles[i]:.2f}\n({grid[i]:.1f})" for i in shown]
+        names = ("quantile of the prior ($z_1$)", "quantile of the prior ($z_2$)")
+    width, height = (sheet.shape[1] + 1) / n, (sheet.shape[0] + 1) / n
+    axes.set_xticks((places + 0.5) * width - 0.5, labels)
+    axes.set_yticks((n - places - 0.5) * height - 0.5, labels)
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
     made.suptitle(verbatim(title), fontsize=10)
     return made

@@ -35,7 +35,7 @@ class Gaussian(nn.Module):
     ) -> None:
         super().__init__()
         if variance == "fixed" and std < floor:
-            raise ConfigError(f"a fixed std of {std:g} lies below the floor of {floor:g}; lower the floor too")
+            raise ConfigError(f"model.likelihood.std: {std:g} lies below the floor of {floor:g}; lower the floor too")
         self.data_shape = tuple(data_shape)
         self.variance: str = variance
         self.mean: str = mean

@@ -26,7 +26,8 @@ class VAE(nn.Module):
 
     `prior`, `posterior(x)`, `likelihood(z)` and `log_joint(x, z)` are differentiable and use the modes that the
     modules are in. `elbo`, `encode`, `decode`, `reconstruct` and `sample` are for people: they evaluate (no gradient,
-    evaluation mode, everything left as it was), take and give images on [0, 1], and work through any number of data.
+    evaluation mode, everything left as it was), take and give data as they are trained on (images on [0, 1]), and work
+    through any number of them.
     """
 
     def __init__(

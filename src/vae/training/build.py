@@ -31,17 +31,18 @@ def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Itera
     """
     if not isinstance(config, Settings):
         config = read_settings(config, [overrides] if isinstance(overrides, str) else overrides)
-    settings, shape = resolve(config)
+    settings, shape, _ = resolve(config)
     return build_model(settings.model, shape, settings.train.seed)
 
 
-def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...]]:
-    """The settings with their likelihood, and the shape of a datum."""
+def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
+    """The settings with their likelihood, the shape of a datum, and the kind of its values."""
     name, pixels = settings.data.name, settings.data.pixels
     if name in IMAGE_SHAPES:
-        return with_likelihood(settings, "grey" if pixels == "grey" else "binary"), IMAGE_SHAPES[name]
+        kind = "grey" if pixels == "grey" else "binary"
+        return with_likelihood(settings, kind), IMAGE_SHAPES[name], kind
     data = load_data(settings.data)
-    return with_likelihood(settings, data.kind), data.shape
+    return with_likelihood(settings, data.kind), data.shape, data.kind
 
 
 def with_likelihood(settings: Settings, kind: str) -> Settings:
@@ -118,11 +119,15 @@ def choose_device(name: str, precision: str = "auto") -> torch.device:
 
 def check_support(split: Split, source: str, model: VAE) -> None:
     """ConfigError where values of the data lie outside the likelihood's support: range, kind, and what fits."""
-    kind = kind_of(split)
+    check_kind(kind_of(split), split.range, source, model)
+
+
+def check_kind(kind: str, value_range: tuple[float, float], source: str, model: VAE) -> None:
+    """ConfigError where data of a kind do not fit the likelihood."""
     fits = FITTING_SUPPORTS[kind]
     if model.likelihood_head.support in fits:
         return
-    low, high = split.x.min().item() / split.scale, split.x.max().item() / split.scale
+    low, high = value_range
     name = next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
     fitting = [key for key, row in LIKELIHOODS.items() if row.support in fits]  # type: ignore[attr-defined]
     cure = ", or binarize them: data.pixels threshold, static or dynamic" if kind == "grey" else ""

@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from vae.errors import CheckpointError
 
 FORMAT = 1
-VALUES = ("config", "data_shape", "data_sha256", "threads", "step", "optimizer", "progress")  # what is no tensor
+# What a run's checkpoint holds beside tensors.
+VALUES = ("config", "data_shape", "data_sha256", "data_range", "threads", "step", "optimizer", "progress")
 _KEY = "vae"
 
 

@@ -84,8 +84,10 @@ def describe_run(path: Path, settings: Settings, data: str, device: torch.device
 def _commit() -> str | None:
     """The commit of the library's own checkout, if it runs from one."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        git = ["git", "-C", str(Path(__file__).parent)]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], **options)  # not of a project around it
+        return subprocess.run([*git, "describe", "--always", "--dirty", "--abbrev=40"], **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

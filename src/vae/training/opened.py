@@ -25,6 +25,7 @@ class Opened:
     checkpoint: str
     step: int
     data_sha256: str | None
+    data_range: tuple[float, float] | None  # of the values of the training data, where they are known
 
 
 def open_run(
@@ -56,7 +57,8 @@ def open_run(
     if settings.train.precision == "float64":
         model.double()
     checkpoint.load_model(model, tensors, file)
-    return Opened(model.eval(), settings, path, which, values["step"], values["data_sha256"])
+    data_range = tuple(values["data_range"]) if values["data_range"] else None
+    return Opened(model.eval(), settings, path, which, values["step"], values["data_sha256"], data_range)
 
 
 def load(

@@ -65,6 +65,7 @@ def fit(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     objective: str | dict[str, Any] = "sgvb_b",
     modifiers: dict[str, Any] | None = None,
     verbose: bool = True,
@@ -73,13 +74,15 @@ def fit(
     """Train a model on a data set (`load_data`) or any DataLoader of images on [0, 1]; the model is trained in place.
 
     Keywords are the settings of the `train` block: epochs=20, seed=0, batch_size=128, optimizer={"name": "adam",
-    "lr": 1e-3}, ... With `out`, the run is written there, and `resume=True` goes on with what it holds (or starts it).
+    "lr": 1e-3}, ... With `out`, the run is written there; `resume=True` goes on with what it holds (or starts it), and
+    `overwrite=True` replaces it. The seed is that of the training; the weights are the model's as they come. The model
+    ends as it was after the last step; `vae.load(out)` gives the best by validation, where there is one.
     """
     if resume and out is None:
         raise UsageError("resume=True goes on with the run in `out`; give that directory")
     settings = _settings_of(model, data, objective, modifiers or {}, train)
     try:
-        run = _train(settings, model, data, out, resume=resume, verbose=verbose)
+        run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose)
     except Interrupted as stop:
         how = "" if out is None else f"; go on with vae.fit(..., out={str(out)!r}, resume=True)"
         raise Interrupted(f"{stop}{how}", stop.status) from None
@@ -130,8 +133,6 @@ def train(
 ) -> tuple[Run, Data]:
     """Train what settings say. `observe(model, data)` gives further lines for the metrics and changes nothing."""
     data = load_data(settings.data)
-    if verbose:
-        print(data, file=sys.stderr)
     settings = with_likelihood(settings, data.kind)
     model = build_model(settings.model, data.shape, settings.train.seed)
     run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
@@ -167,9 +168,12 @@ def _train(
         stack.enter_context(_float32_products(settings.train.precision))
         if resume and path is not None:
             session.resume()
-        plan = session.plan
-        if path is not None and not session.progress.finished(plan):  # nothing is left to refuse
-            describe_run(path, settings, str(data) if isinstance(data, Data) else "a DataLoader", device)
+        plan, about = session.plan, str(data) if isinstance(data, Data) else "a DataLoader"
+        if not session.progress.finished(plan):  # nothing is left to refuse
+            if path is not None:
+                describe_run(path, settings, about, device)
+            if verbose:
+                print(about, file=sys.stderr)
         steps_before = session.state.step
         session.trainer(dtype, verbose, observe).run()
     model.eval()
@@ -220,12 +224,13 @@ class _Session:
             "data_shape": list(model.data_shape),
             "data_sha256": fingerprint(data) if isinstance(data, Data) else None,
             "threads": torch.get_num_threads(),
+            "data_range": list(data.train.range) if isinstance(data, Data) else None,
         }
 
     def trainer(
         self, dtype: torch.dtype, verbose: bool, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None
     ) -> Trainer:
-        train, data, model = self.settings.train, self.data, self.state.model
+        data, model = self.data, self.state.model
         validates = isinstance(data, Data) and data.validation is not None
         return Trainer(
             self.algorithm,
@@ -238,10 +243,10 @@ class _Session:
             self.save,
             self.last_good,
             "elbo",
-            {"elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "objective": "objective"},
+            {"elbo": "ELBO", "kl": "KL", "log_p_x_given_z": "log p(x|z)", "objective": "objective"},
             math.prod(model.data_shape),
             dtype,
-            validate=(lambda: evaluation_line(model, data, "validation", train.seed)) if validates else None,
+            validate=(lambda: evaluation_line(model, data, "validation")) if validates else None,
             observe=(lambda: observe(model, data)) if observe is not None else None,
             verbose=verbose,
         )
@@ -302,13 +307,21 @@ class _Session:
         self.streams.restore(streams, self.state.step)
         self.source.restore(streams)
         self.progress = Progress(**values["progress"])
+        begun = self.progress.epoch + (self.progress.batch > 0)
+        if self.plan.epochs is not None and self.plan.epochs < begun:
+            raise UsageError(
+                f"train.epochs: {self.plan.epochs}, and the run has begun epoch {begun}; give at least that"
+            )
         self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
         self.log.cut_back(self.progress.log_lines)
 
 
-def evaluation_line(model: VAE, data: Data, name: str, seed: int) -> dict[str, Any]:
-    """One line of metrics on the ELBO of a split, with KL a dimension and active units."""
-    return evaluate_bound(model, data.evaluation_split(name), name=name, seed=seed).log_line()
+def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:
+    """One line of metrics on the ELBO of a split, with KL a dimension and active units.
+
+    Its noise is that of evaluate.py's default seed, whatever the seed of the training.
+    """
+    return evaluate_bound(model, data.evaluation_split(name), name=name).log_line()
 
 
 def warn_of_collapse(active_units: int) -> None:

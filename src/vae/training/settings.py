@@ -20,20 +20,20 @@ from vae.schema import Count, Index, Interval, NonNegative, OneOf, Part, PartOf,
 class ModelSettings:
     """The parts of the model. Without a likelihood, the kind of the data chooses one."""
 
-    latent_dim: Count
+    latent_dim: Annotated[Count, "J, the number of latents"]
     encoder: Annotated[Part, PartOf(ENCODERS)] = "mlp"  # type: ignore[assignment]
     decoder: Annotated[Part, PartOf(DECODERS)] = "mlp"  # type: ignore[assignment]
     posterior: Annotated[Part, PartOf(POSTERIORS)] = "diagonal_gaussian"  # type: ignore[assignment]
     prior: Annotated[Part, PartOf(PRIORS)] = "standard_normal"  # type: ignore[assignment]
-    likelihood: Annotated[Part | None, PartOf(LIKELIHOODS)] = None
+    likelihood: Annotated[Part | None, PartOf(LIKELIHOODS), "without it, by the kind of the data"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModifierSettings:
     """What weighs the KL in the objective: `beta`, reached linearly over `warm_up` epochs."""
 
-    beta: NonNegative = 1.0
-    warm_up: Annotated[float, Interval(0, 1e6)] = 0.0
+    beta: Annotated[NonNegative, "the weight of the KL"] = 1.0
+    warm_up: Annotated[float, Interval(0, 1e6), "epochs over which the weight rises from 0"] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +45,24 @@ class TrainSettings:
     """
 
     algorithm: Annotated[str, OneOf(ALGORITHMS)] = "aevb"
-    epochs: Count | None = None
-    samples: Count | None = None
-    batch_size: Count = 128
-    reduction: Literal["mean", "sum"] = "mean"
+    epochs: Annotated[Count | None, "20 where neither epochs nor samples are given"] = None
+    samples: Annotated[Count | None, "training data seen, instead of epochs"] = None
+    batch_size: Annotated[Count, "M, data a minibatch; the last of an epoch may be smaller"] = 128
+    reduction: Annotated[Literal["mean", "sum"], "of the objective over the minibatch"] = "mean"
     optimizer: Annotated[Part, PartOf(OPTIMIZERS)] = "adam"  # type: ignore[assignment]
     schedule: Annotated[Part, PartOf(SCHEDULES)] = "constant"  # type: ignore[assignment]
-    clip_grad_norm: Positive | None = None
-    evaluate_every: Count = 1
-    patience: Count | None = None
-    checkpoint_seconds: NonNegative = 10.0
-    seed: Index = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "tf32", "bfloat16", "float64"] = "auto"
-    compile: Literal["auto", "always", "never"] = "auto"
+    clip_grad_norm: Annotated[Positive | None, "the largest norm of a gradient"] = None
+    evaluate_every: Annotated[Count, "epochs between validations, and points of the test curve"] = 1
+    patience: Annotated[Count | None, "validations without improvement that stop the run early"] = None
+    checkpoint_seconds: Annotated[NonNegative, "an epoch ends with a checkpoint if the last is older"] = 10.0
+    seed: Annotated[Index, "of weights, order and noise"] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda where there is one"] = "auto"
+    precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float64"], "auto: float32"] = "auto"
+    compile: Annotated[Literal["auto", "always", "never"], "torch.compile of the networks; auto: never"] = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.samples is not None:
-            raise ValueError("give epochs or samples, not both")
+            raise ValueError("give epochs or samples, not both (null for the other, where a file gives it)")
         if self.epochs is None and self.samples is None:
             object.__setattr__(self, "epochs", 20)
 

@@ -115,7 +115,8 @@ class Trainer:
             if not bar.disable and now - shown > 0.2:
                 shown = now
                 bar.set_postfix_str(self._words({name: value.item() / p.count for name, value in p.sums.items()}))
-            if self.plan.samples is not None and p.samples >= self.plan.samples:
+            enough = self.plan.samples is not None and p.samples >= self.plan.samples
+            if enough and self.source.exact_within_epochs:  # a loader's epoch cannot be taken up in its middle
                 whole = p.batch == self.source.num_batches
                 break
             if stop.signal is not None and p.batch < self.source.num_batches:
@@ -226,6 +227,7 @@ class Trainer:
             unit_scale=True,
             dynamic_ncols=True,
             mininterval=0.2,
+            bar_format="{percentage:3.0f}%|{bar:8}| {n_fmt} [{remaining} left, {rate_fmt}{postfix}]",  # fits 80 columns
         )
 
     def _report(self, lines: list[dict[str, Any]], bar: Any) -> None:
@@ -241,7 +243,7 @@ class Trainer:
         print(f"epoch {lines[0]['epoch']}{total}  {'  '.join(parts)}  ({seconds:.0f} s)", file=sys.stderr, flush=True)
 
     def _words(self, values: Mapping[str, Any]) -> str:
-        return " ".join(f"{word} {values[name]:.2f}" for name, word in self.labels.items() if name in values)
+        return " ".join(f"{word} {values[name]:.1f}" for name, word in self.labels.items() if name in values)
 
 
 class _Stop:

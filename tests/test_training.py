@@ -176,7 +176,7 @@ def test_a_bound_that_explodes_stops_by_its_epoch_mean(tmp_path):
         )
 
 
-def explode(bounds, size=64):
+def explode(bounds, size=64, objective=False):
     """Run the trainer on a made-up algorithm whose bounds are given, one a step, one step an epoch."""
     from vae.algorithms import Info, State
     from vae.data import Resident
@@ -192,7 +192,9 @@ def explode(bounds, size=64):
         def step(self, state, batch, noise):
             value = torch.tensor(bounds[state.step] * len(batch), dtype=torch.float64)
             state.step += 1
-            return state, Info(value, {"elbo": value, "kl": -value})
+            steady = torch.tensor(-40.0 * len(batch), dtype=torch.float64)
+            sums = {"elbo": steady, "kl": -value, "objective": value} if objective else {"elbo": value, "kl": -value}
+            return state, Info(value, sums)
 
     split = vae.load_data("digits", train_size=size).train
     source = Resident(split, size, 0, torch.device("cpu"), torch.float32)

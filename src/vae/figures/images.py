@@ -115,7 +115,9 @@ def manifold(
     low, high = _limits(limits, images)
     edge = np.concatenate([images[..., 0, :].ravel(), images[..., -1, :].ravel(), images[..., 0].ravel()])
     dark = edge.mean() < low + 0.1 * (high - low)
-    sheet = tile(images, n, gap=0 if dark and images.shape[-1] >= 16 else 1)  # gaps where images would run together
+    height, width = images.shape[-2:]
+    gap = 0 if dark and width >= 16 else 1  # where images would run together
+    sheet = tile(images, n, gap)
     made = figure(7, 0.2 + 6.5 * sheet.shape[0] / sheet.shape[1])
     axes = made.subplots()
     _show(axes, sheet, low, high)
@@ -127,9 +129,8 @@ def manifold(
         shown = np.arange(n // 10, n, max(1, n // 5))
         places, labels = shown.astype(float), [f"{quantiles[i]:.2f}\n({grid[i]:.1f})" for i in shown]
         names = ("quantile of the prior ($z_1$)", "quantile of the prior ($z_2$)")
-    width, height = (sheet.shape[1] + 1) / n, (sheet.shape[0] + 1) / n
-    axes.set_xticks((places + 0.5) * width - 0.5, labels)
-    axes.set_yticks((n - places - 0.5) * height - 0.5, labels)
+    axes.set_xticks(places * (width + gap) + (width - 1) / 2, labels)
+    axes.set_yticks((n - 1 - places) * (height + gap) + (height - 1) / 2, labels)
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     made.suptitle(verbatim(title), fontsize=10)

@@ -359,6 +359,14 @@ def test_another_models_checkpoint_in_a_run_is_refused(finished, tmp_path):
         vae.load(finished)
 
 
+def test_what_a_kill_in_the_first_moment_leaves_is_no_obstacle(tmp_path):
+    (tmp_path / "x").mkdir()
+    for name in (".lock", "environment.json", ".config.yaml.partial"):
+        (tmp_path / "x" / name).write_text("half")
+    run(config(), tmp_path / "x")
+    assert vae.load(tmp_path / "x").latent_dim == 3
+
+
 def test_another_programs_folder_is_not_overwritten(tmp_path):
     (tmp_path / "config.yaml").write_text("hydra: yes\n")
     (tmp_path / "figures").mkdir()

@@ -19,6 +19,12 @@ from vae.training.checkpoint import write_atomically
 from vae.training.settings import Settings, read_settings
 
 MAY_CHANGE = {"data.root", "data.path", "train.device", "train.epochs", "train.samples"}  # in a resumed run
+_FIRST_FILES = {
+    ".lock",
+    "environment.json",
+    ".environment.json.partial",
+    ".config.yaml.partial",
+}  # a kill may leave them
 OWN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json", "checkpoints", "figures")
 
 
@@ -28,7 +34,7 @@ def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file; --out names a directory for the run")
     try:
-        holds = path.is_dir() and any(p.name != ".lock" for p in path.iterdir())
+        holds = path.is_dir() and any(p.name not in _FIRST_FILES for p in path.iterdir())
         if holds and not _is_run(path) and not (resume and (path / "config.yaml").exists()):
             raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
         if holds and not (resume or overwrite):

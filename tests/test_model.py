@@ -173,6 +173,14 @@ def test_a_built_model_is_a_function_of_its_seed(in_root):
     assert not torch.equal(a, c)
 
 
+def test_a_model_of_double_precision_stays_so(tmp_path):
+    data = vae.load_data("digits", pixels="static", train_size=200)
+    model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE)).double()
+    vae.fit(model, data, out=tmp_path / "x", epochs=1, verbose=False)
+    for made in (model, vae.load(tmp_path / "x")):
+        assert next(made.parameters()).dtype == torch.float64
+
+
 def test_a_loaded_model_is_the_trained_one(tmp_path):
     data = vae.load_data("digits", pixels="static", train_size=200)
     model = vae.build({"data": {"name": "digits", "pixels": "static"}, "model": {"latent_dim": 3}})

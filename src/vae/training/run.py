@@ -112,6 +112,8 @@ def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any
         raise UsageError(
             f"the {foreign[0]} is not one of the library's; only encoder and decoder can be your own modules"
         )
+    if model.prior.mean.dtype == torch.float64:  # a model that was made in double precision stays so
+        train = {"precision": "float64", **train}
     raw = {
         "data": data_block,
         "model": {"latent_dim": model.latent_dim, **{name: plain(part) for name, part in parts.items()}},
@@ -206,13 +208,8 @@ class _Session:
         device: torch.device,
         path: Path | None,
     ) -> None:
-        self.settings, self.algorithm, self.source, self.data, self.path = (
-            settings,
-            algorithm,
-            source,
-            data,
-            path,
-        )
+        self.settings, self.algorithm = settings, algorithm
+        self.source, self.data, self.path = source, data, path
         self.state: State = algorithm.init(model)
         self.streams = Streams(settings.train.seed, device)
         train = settings.train

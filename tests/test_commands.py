@@ -125,6 +125,22 @@ def test_a_run_that_was_stopped_while_drawing_is_completed(folder, tmp_path, cap
     assert figures(tmp_path / "x") == figures(folder / "d2")
 
 
+def test_a_run_that_was_stopped_before_it_was_measured_again_is_completed(folder, tmp_path, capsys):
+    """Two epochs measured and drawn, then a third, killed before its evaluation: what stands there is of the second."""
+    from vae.training.directory import resumed_settings
+    from vae.training.run import train as train_only
+
+    run = tmp_path / "x"
+    arguments = ["--config", str(folder / "tiny.yaml"), "--set", "data.validation_size=0", "--out", str(run)]
+    assert train(arguments) == 0
+    before = json.loads((run / "evaluation.json").read_text()), (run / "figures" / "codes.png").read_bytes()
+    train_only(resumed_settings(run, ["train.epochs=9"]), run, resume=True, verbose=False)
+    assert train(["--resume", str(run)]) == 0
+    after = json.loads((run / "evaluation.json").read_text()), (run / "figures" / "codes.png").read_bytes()
+    assert after[0]["step"] > before[0]["step"]
+    assert after[1] != before[1]
+
+
 def test_names_are_drawn_letter_by_letter(folder, tmp_path):
     import shutil
 

@@ -438,7 +438,7 @@ KILLED = {
 }
 
 
-def kill_test(case, kills, epochs, tmp_path):
+def check_kills(case, kills, epochs, tmp_path):
     raw = KILLED[case] | {"train": {**KILLED[case]["train"], "epochs": epochs}}
     (tmp_path / "whole.yaml").write_text(json.dumps(raw))
     whole = start("--config", tmp_path / "whole.yaml", "--out", tmp_path / "whole")
@@ -448,13 +448,13 @@ def kill_test(case, kills, epochs, tmp_path):
 
 
 def test_two_kills_are_survived_bit_for_bit(tmp_path):
-    kill_test("everything", 2, 120, tmp_path)
+    check_kills("everything", 2, 120, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", KILLED)
 def test_twenty_kills_are_survived_bit_for_bit(case, tmp_path):
-    kill_test(case, 20, 600, tmp_path)
+    check_kills(case, 20, 600, tmp_path)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

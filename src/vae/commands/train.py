@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,17 +104,30 @@ def _train(args: Any) -> None:
 
 
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
-    """Evaluate the run and draw what suits it; where nothing was trained anew, only what is missing."""
+    """Evaluate the run and draw what suits it; where that is done for this very checkpoint, only what is missing.
+
+    evaluation.json comes last, so that one of this step says that all before it was done.
+    """
     from vae.commands.base import open_on_device
     from vae.commands.evaluate import evaluate_split, keep, table
     from vae.commands.plot import suitable
 
     opened = open_on_device(str(path), None)
-    if anew or not (path / "evaluation.json").exists():
+    record = None
+    if anew or _measured_step(path) != opened.step:
         record, _ = evaluate_split(opened, data.evaluation_split("test"), "test")
-        keep(opened, record)
         print(table(record))
     for name, draw in suitable(opened, data).items():
-        if anew or not (path / "figures" / f"{name}.pdf").exists():
+        if record is not None or not (path / "figures" / f"{name}.pdf").exists():
             for file in draw():
                 print(file)
+    if record is not None:
+        keep(opened, record)
+
+
+def _measured_step(path: Path) -> int | None:
+    """The step of the checkpoint that evaluation.json is of, if there is one."""
+    try:
+        return json.loads((path / "evaluation.json").read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.config import read
 from vae.data import files
 from vae.data.pixels import PIXELS, binarize, expand
 from vae.distributions import SUPPORTS
@@ -313,10 +314,7 @@ def load_data(name: str | DataSettings, **settings: Any) -> Data:
     if not isinstance(name, str | DataSettings):
         raise UsageError(f"load_data takes the name of a data set, not {name!r}; there are {', '.join(DATASETS)}")
     if isinstance(name, str):
-        from vae.config import read
-
-        given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-        given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
         chosen = read(DataSettings, {"name": name, **given}, "load_data")
     else:
         chosen = name

@@ -5,7 +5,7 @@ import torch
 
 from tests.oracles import finite_difference, numbers
 from tests.problems import LinearGaussian, cubature, probabilistic_pca
-from vae.objectives import OBJECTIVES, Beta, EstimatorA, EstimatorB
+from vae.objectives import OBJECTIVES, WeighedKL, EstimatorA, EstimatorB
 
 pytestmark = pytest.mark.usefixtures("float64")
 M, J, D = 4, 3, 5
@@ -174,11 +174,11 @@ def test_beta_weighs_the_kl_and_leaves_the_bound_alone():
     problem = LinearGaussian.random(D, J)
     x, model, noise = problem.data(M), problem.model(), numbers(2, M, J)
     plain, _ = EstimatorB()(model, x, noise, {}, 0)
-    weighed, _ = Beta(EstimatorB(), 4.0)(model, x, noise, {}, 0)
+    weighed, _ = WeighedKL(EstimatorB(), 4.0)(model, x, noise, {}, 0)
     torch.testing.assert_close(weighed.bound, plain.bound)
     torch.testing.assert_close(weighed.surrogate, plain.terms["log_p_x_given_z"] - 4 * plain.terms["kl"])
 
 
 def test_beta_warms_up_linearly_from_zero():
-    beta = Beta(EstimatorB(), 2.0, warm_up=10)
+    beta = WeighedKL(EstimatorB(), 2.0, warm_up=10)
     assert [beta.weight(step) for step in (0, 5, 10, 50)] == [0.0, 1.0, 2.0, 2.0]

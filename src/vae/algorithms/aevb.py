@@ -28,7 +28,7 @@ class Info(NamedTuple):
     """What a step has to report: sums over the minibatch, nats, of values from before its update."""
 
     objective: Tensor  # what was maximised
-    sums: dict[str, Tensor]  # the bound and its terms; the objective too where it is not the bound
+    sums: dict[str, Tensor]  # the ELBO and its terms; the objective too where it is not the ELBO
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class AEVB:
                 group["lr"] = group["initial_lr"] * self.schedule(state.step)
         state.optimizer.step()
         state.memory, state.step = memory, state.step + 1
-        values = {"elbo": estimate.bound, **estimate.terms}
+        values = {"elbo": estimate.elbo, **estimate.terms}
         if estimate.objective is not None:
             values["objective"] = estimate.objective
         sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}

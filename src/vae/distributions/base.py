@@ -1,6 +1,7 @@
 """The contract of a family: a random variable z = g(eps, parameters) with eps from a fixed distribution."""
 
-from typing import NamedTuple, Protocol
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -41,3 +42,9 @@ class Family(Protocol):
     @property
     def mean(self) -> Tensor:
         """E[z]."""
+
+
+def detached(family: Any) -> Any:
+    """The same random variable with its parameters held constant, for derivatives along the path of z alone."""
+    tensors = {f.name: getattr(family, f.name) for f in fields(family)}
+    return replace(family, **{name: value.detach() for name, value in tensors.items() if isinstance(value, Tensor)})

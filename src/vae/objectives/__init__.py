@@ -1,9 +1,36 @@
 """Floor 4: what is maximised. Pure functions of (model, x, noise, memory, step); randomness is an argument."""
 
 from vae.objectives.base import Estimate, Memory, Objective
-from vae.objectives.modifiers import Beta
+from vae.objectives.importance import IWAE, DReG, LogWeights, StickingTheLanding, log_weights
+from vae.objectives.modifiers import WeighedKL
+from vae.objectives.score_function import ScoreFunction, leave_one_out, remember, running_mean, score_surrogate
 from vae.objectives.sgvb import EstimatorA, EstimatorB
 
-OBJECTIVES = {"sgvb_b": EstimatorB, "sgvb_a": EstimatorA}
+OBJECTIVES = {
+    "sgvb_b": EstimatorB,
+    "sgvb_a": EstimatorA,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "stl": StickingTheLanding,
+    "score_function": ScoreFunction,
+}
 
-__all__ = ["OBJECTIVES", "Beta", "Estimate", "EstimatorA", "EstimatorB", "Memory", "Objective"]
+__all__ = [
+    "IWAE",
+    "OBJECTIVES",
+    "DReG",
+    "Estimate",
+    "EstimatorA",
+    "EstimatorB",
+    "LogWeights",
+    "Memory",
+    "Objective",
+    "ScoreFunction",
+    "StickingTheLanding",
+    "WeighedKL",
+    "leave_one_out",
+    "log_weights",
+    "remember",
+    "running_mean",
+    "score_surrogate",
+]

@@ -12,15 +12,21 @@ Memory = dict[str, Tensor]  # what an estimator remembers between steps; part of
 class Estimate(NamedTuple):
     """One value a datum, nats; larger is better.
 
-    `bound` estimates a lower bound of log p(x). `terms` are its parts. `surrogate` is what is differentiated; an
-    algorithm reduces it over the minibatch. Its value may mean nothing: `objective` is the value of what is maximised,
-    where that is not the bound.
+    `bound` estimates a lower bound of log p(x). `terms` are the parts of the ELBO, which is their difference.
+    `surrogate` is what is differentiated; an algorithm reduces it over the minibatch. Its value may mean nothing:
+    `objective` is the value of what is maximised, where that is not the ELBO.
     """
 
     bound: Tensor  # (M,)
-    terms: dict[str, Tensor]  # each (M,)
+    terms: dict[str, Tensor]  # log_p_x_given_z and kl, each (M,)
     surrogate: Tensor  # (M,)
     objective: Tensor | None = None  # (M,)
+    kl_elements: Tensor | None = None  # (M, J), where the KL is a sum over latents
+
+    @property
+    def elbo(self) -> Tensor:  # (M,)
+        """The evidence lower bound: of the bounds that objectives maximise, the one they all share."""
+        return self.terms["log_p_x_given_z"] - self.terms["kl"]
 
 
 class Objective(Protocol):
@@ -29,6 +35,9 @@ class Objective(Protocol):
     @property
     def num_samples(self) -> int:
         """L, the samples of z a datum; noise has shape (L, M, J)."""
+
+    def bias(self, model: VAE) -> str | None:
+        """Why its gradient is not that of what it maximises, on average over the noise; None where it is."""
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The estimate for a minibatch."""

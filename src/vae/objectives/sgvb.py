@@ -20,13 +20,18 @@ class EstimatorB:
 
     num_samples: Count = 1
 
+    def bias(self, model: VAE) -> None:
+        """None: the path derivative is unbiased."""
+
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""
         q = model.posterior(x)
         log_p_x_given_z = model.expected_log_likelihood(q, x, noise)  # (M,)
-        kl = sum_from(kl_divergence(q, model.prior), 1)  # (M,)
+        elements = kl_divergence(q, model.prior)  # (M, J), or (M,) of a joint q
+        kl = sum_from(elements, 1)  # (M,)
         bound = log_p_x_given_z - kl
-        return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory
+        terms = {"log_p_x_given_z": log_p_x_given_z, "kl": kl}
+        return Estimate(bound, terms, bound, kl_elements=elements if elements.ndim == 2 else None), memory
 
 
 @validated
@@ -38,6 +43,9 @@ class EstimatorA:
     """
 
     num_samples: Count = 1
+
+    def bias(self, model: VAE) -> None:
+        """None: the path derivative is unbiased."""
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""

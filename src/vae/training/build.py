@@ -16,7 +16,7 @@ from vae.errors import ConfigError
 from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Beta, Objective
+from vae.objectives import OBJECTIVES, Objective, WeighedKL
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import seeded
@@ -85,8 +85,18 @@ def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module
 def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     objective: Objective = settings.objective.build(OBJECTIVES)
-    beta, warm_up = settings.modifiers.beta, round(settings.modifiers.warm_up * steps_per_epoch)
-    return objective if beta == 1 and not warm_up else Beta(objective, beta, warm_up)
+    modifiers = settings.modifiers
+    weighed = WeighedKL(
+        objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits
+    )
+    return objective if weighed == WeighedKL(objective) else weighed
+
+
+def check_objective(objective: Objective, model: VAE) -> None:
+    """ConfigError where the objective's gradient is biased for this model, or its bound minus infinity."""
+    reason = objective.bias(model)
+    if reason is not None:
+        raise ConfigError(f"objective: {reason}")
 
 
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:

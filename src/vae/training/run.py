@@ -29,6 +29,7 @@ from vae.training.build import (
     build_algorithm,
     build_model,
     check_batch_norm,
+    check_objective,
     check_support,
     choose_device,
     with_likelihood,
@@ -161,6 +162,7 @@ def _train(
         model.encoder.compile()
         model.decoder.compile()
     algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    check_objective(algorithm.objective, model)
     path = None if out is None else Path(out)
     session = _Session(settings, algorithm, model, source, data, device, path)
     with contextlib.ExitStack() as stack:

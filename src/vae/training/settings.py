@@ -30,10 +30,11 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModifierSettings:
-    """What weighs the KL in the objective: `beta`, reached linearly over `warm_up` epochs."""
+    """What weighs the KL in the objective: `beta`, reached linearly over `warm_up` epochs, and `free_bits`."""
 
     beta: Annotated[NonNegative, "the weight of the KL"] = 1.0
     warm_up: Annotated[float, Interval(0, 1e6), "epochs over which the weight rises from 0"] = 0.0
+    free_bits: Annotated[NonNegative, "nats of KL that a latent has for free; needs sgvb_b"] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,85 @@
+"""The score-function estimator of the ELBO's gradient, with baselines: what one can do without g(eps, x).
+
+    d E_q[f] = E_q[(f - b) d log q],   f = log p(x, z) - log q(z|x),
+
+for any b that does not depend on z (Williams 1992; Mnih & Gregor 2014). f's own dependence on q's parameters adds
+-E_q[d log q] = 0. Kingma & Welling (2013, section 2.2) call its variance too high to be practical; it is here to be
+compared.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from vae.distributions import sum_from
+from vae.errors import ConfigError
+from vae.models import VAE
+from vae.objectives.base import Estimate, Memory
+from vae.schema import Count, Interval, validated
+
+
+def score_surrogate(f: Tensor, log_q: Tensor, baseline: Tensor) -> Tensor:  # (L, M) each -> (M,)
+    """What is differentiated for d E_q[f]: (1/L) sum_l (f_l - b_l) log q(z_l), f and b held constant."""
+    return ((f - baseline).detach() * log_q).mean(0)
+
+
+def leave_one_out(f: Tensor) -> Tensor:  # (L, M) -> (L, M)
+    """The baseline of each sample from the others: b_l = mean of f_j over j != l. L > 1."""
+    return (f.sum(0) - f) / (len(f) - 1)
+
+
+def running_mean(memory: Memory) -> Tensor | float:
+    """The mean of past values, weighed down exponentially with age; 0 before there are any."""
+    return memory["sum"] / memory["weight"] if memory else 0.0
+
+
+def remember(memory: Memory, f: Tensor, decay: float) -> Memory:
+    """The memory after the values f; it is asked before they enter it, or the estimate would be biased."""
+    value = f.detach().mean(dtype=torch.float64)
+    past = memory if memory else {"sum": torch.zeros_like(value), "weight": torch.zeros_like(value)}
+    return {
+        "sum": decay * past["sum"] + (1 - decay) * value,
+        "weight": decay * past["weight"] + (1 - decay),
+    }
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class ScoreFunction:
+    """The ELBO by the score function: (1/L) sum_l (f_l - b_l) d log q(z_l|x), f = log p(x, z) - log q(z|x).
+
+    `baseline` b is 0 (none), the running mean of f over past steps (running), or the mean of the other samples
+    (leave_one_out, L > 1). Unbiased unless q's support moves with its parameters.
+    """
+
+    num_samples: Count = 1
+    baseline: Literal["none", "running", "leave_one_out"] = "running"
+    decay: Annotated[float, Interval(0, 0.9999), "of the running mean, a step"] = 0.9
+
+    def __post_init__(self) -> None:
+        if self.baseline == "leave_one_out" and self.num_samples < 2:
+            raise ConfigError("objective: the leave_one_out baseline needs num_samples of at least 2")
+
+    def bias(self, model: VAE) -> str | None:
+        """Biased where the support of q moves with its parameters."""
+        if not model.posterior_head.family.moves:  # type: ignore[union-attr]
+            return None
+        return "a score function is biased where the support of q moves with its parameters; use sgvb_a or sgvb_b"
+
+    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+        """The bound of each datum by estimator A; noise (L, M, J)."""
+        q = model.posterior(x)
+        z = q.transform(noise).detach()
+        log_q = sum_from(q.log_prob(z), 2)  # (L, M)
+        log_p_x_given_z, log_p_z = model.log_likelihood(x, z), sum_from(model.prior.log_prob(z), 2)  # (L, M)
+        f = (log_p_x_given_z + log_p_z - log_q).detach()
+        if self.baseline == "running":
+            baseline = torch.as_tensor(running_mean(memory)).to(f)
+            memory = remember(memory, f, self.decay)
+        else:
+            baseline = leave_one_out(f) if self.baseline == "leave_one_out" else torch.zeros_like(f)
+        surrogate = (log_p_x_given_z + log_p_z).mean(0) + score_surrogate(f, log_q, baseline)
+        terms = {"log_p_x_given_z": log_p_x_given_z.mean(0), "kl": (log_q - log_p_z).mean(0)}
+        return Estimate(f.mean(0), terms, surrogate), memory

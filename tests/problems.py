@@ -56,6 +56,13 @@ class LinearGaussian:
     def precision(self):  # of the posterior
         return torch.eye(self.W.shape[1]) + self.W.T @ self.W / self.s2
 
+    def posterior_mean(self, x):
+        return (x - self.b) @ self.W @ torch.linalg.inv(self.precision) / self.s2
+
+    def posterior_samples(self, x, noise):  # noise (L, M, J), standard normal -> exact draws
+        factor = torch.linalg.cholesky(torch.linalg.inv(self.precision))
+        return self.posterior_mean(x) + noise @ factor.T
+
     def log_p_x(self, x):
         C = self.W @ self.W.T + self.s2 * torch.eye(len(self.b))
         return torch.distributions.MultivariateNormal(self.b, C).log_prob(x)
@@ -92,6 +99,28 @@ class LinearGaussian:
             "W": (r.T @ mu / M - self.W * self.S) / self.s2,
             "b": r.mean(0) / self.s2,
         }
+
+
+class Squared(nn.Module):
+    """Pixel logits a + b z^2 of one latent: z and -z look alike, so the posterior has two modes."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+
+    def forward(self, z):  # (B, 1) -> (B, D)
+        return self.a + self.b * z.square()
+
+
+def two_modes(D=50, seed=3):
+    """A Bernoulli VAE whose posteriors are symmetric with two modes, and an encoder that sees one of them."""
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    encoder = nn.Linear(D, 2, dtype=torch.float64)
+    with torch.no_grad():
+        encoder.weight.zero_()
+        encoder.bias.copy_(torch.tensor([1.3, -3.0]))
+    return vae.VAE(encoder, Squared(-draw(D).abs(), 1.2 * draw(D)), vae.Bernoulli((D,))).double()
 
 
 def cubature(J):

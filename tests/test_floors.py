@@ -13,7 +13,7 @@ FLOORS = {
     "errors": -2,
     "schema": -1,
     **dict.fromkeys(("config", "randomness"), 0),
-    "distributions": 1,
+    **dict.fromkeys(("distributions", "hmc"), 1),
     **dict.fromkeys(("data", "networks", "posteriors", "priors", "likelihoods"), 2),
     "models": 3,
     "objectives": 4,

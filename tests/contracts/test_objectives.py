@@ -5,7 +5,7 @@ import torch
 
 from tests.oracles import finite_difference, numbers
 from tests.problems import LinearGaussian, cubature, probabilistic_pca
-from vae.objectives import OBJECTIVES, WeighedKL, EstimatorA, EstimatorB
+from vae.objectives import OBJECTIVES, EstimatorA, EstimatorB, WeighedKL
 
 pytestmark = pytest.mark.usefixtures("float64")
 M, J, D = 4, 3, 5

@@ -1,4 +1,4 @@
-"""evaluate.py: the ELBO of a run on a split, with standard errors."""
+"""evaluate.py: the ELBO of a run on a split, and log p(x), with standard errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vae.commands import likelihood
 from vae.commands.base import (
     Parser,
     add_checkpoint,
@@ -20,6 +21,7 @@ from vae.commands.base import (
     positive,
     write_npz,
 )
+from vae.commands.likelihood import METHODS
 from vae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,16 +32,30 @@ if TYPE_CHECKING:
 def _parser() -> Parser:
     parser = Parser(
         "evaluate",
-        "Print the evidence lower bound of a trained model and its two terms over a split: mean, standard error, n.",
-        "runs/digits_d2 --json",
+        "Print the evidence lower bound of a trained model and its two terms over a split: mean, standard error, n.\n"
+        "With --log-likelihood also log p(x): by importance sampling (is), a density fitted to posterior samples\n"
+        "(hmc), annealed importance sampling (ais), or quadrature (up to 3 latents).",
+        "runs/digits_d2 --log-likelihood is --num-samples 5000 --limit 100",
     )
     add_runs(parser)
     add_checkpoint(parser)
     add_split(parser)
     parser.add_argument("--data", metavar="FILE", help="an .npz file with x_test, or x, in the place of the test split")
     parser.add_argument("--seed", type=natural, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--log-likelihood", choices=METHODS, help="estimate log p(x) too, by this method")
     parser.add_argument(
-        "--num-samples", type=positive, default=1, metavar="L", help="samples of z a datum (default: 1)"
+        "--num-samples",
+        type=positive,
+        metavar="K",
+        help="samples of z a datum: of the ELBO (default: 1), importance samples (is: 5000; also of --gaps), posterior "
+        "samples kept (hmc: 500), intermediate distributions (ais: 500), points an axis to start from (quadrature)",
+    )
+    parser.add_argument("--chains", type=positive, metavar="C", help="of hmc and ais (default: 16)")
+    parser.add_argument(
+        "--gaps", action="store_true", help="how much of log p(x) - ELBO is due to the family of q, and to the encoder"
+    )
+    parser.add_argument(
+        "--self-check", action="store_true", help="bound log p(x) from both sides on data simulated from the model"
     )
     parser.add_argument("--batch-size", type=positive, default=1000, help="changes the speed, not the numbers")
     parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
@@ -51,8 +67,17 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run."""
     args = _parser().parse_args(argv)
+    likelihood.check(args)
     opened, split, name = _open(args)
-    record, values = evaluate_split(opened, split, name, args.seed, args.num_samples, args.batch_size)
+    further = args.log_likelihood is not None or args.gaps or args.self_check
+    elbo_samples = 1 if further else args.num_samples or 1
+    record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size)
+    if args.self_check:
+        record["self_check"] = likelihood.self_check(opened.model, args)
+    elif further:
+        key, ask = ("gaps", likelihood.gaps) if args.gaps else ("log_p_x", likelihood.log_likelihood)
+        record[key], columns = ask(opened.model, split, name, args)
+        values.update(columns)
     if args.data is not None:
         record["data"] = args.data
     if args.save:
@@ -90,7 +115,7 @@ def evaluate_split(
     record: dict[str, Any] = {
         **{key: summary(column) for key, column in columns.items()},
         "density": model.is_density,
-        "estimator": "sgvb_b",
+        "estimator": result.estimator,
         "num_samples": num_samples,
         "split": name,
         "seed": seed,
@@ -98,7 +123,8 @@ def evaluate_split(
         "checkpoint": opened.checkpoint,
         "step": opened.step,
         "active_units": result.active_units,
-        "kl_per_dimension": result.kl_per_dimension.tolist(),
+        "latent_dim": model.latent_dim,
+        "kl_per_dimension": None if result.kl_per_dimension is None else result.kl_per_dimension.tolist(),
     }
     return record, {**{key: column.numpy() for key, column in columns.items()}, "index": split.index.numpy()}
 
@@ -127,7 +153,8 @@ def table(record: dict[str, Any]) -> str:
         lines.append(
             f"{word:12}{record[key]['mean']:12.4f}" + (f"{stderr:12.4f}" if stderr is not None else f"{'-':>12}")
         )
-    lines.append(f"active units: {record['active_units']} of {len(record['kl_per_dimension'])}")
+    lines += likelihood.lines_of(record)
+    lines.append(f"active units: {record['active_units']} of {record['latent_dim']}")
     if not record["density"]:
         lines.append("grey cross-entropy is no density of x: compare these values with one another only")
     return "\n".join(lines)

@@ -4,10 +4,21 @@ FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract
 """
 
 from vae.distributions.base import Family, Noise, detached
-from vae.distributions.kl import KL, kl_divergence
+from vae.distributions.kl import KL, has_exact_kl, kl_divergence
 from vae.distributions.location_scale import Normal
 from vae.distributions.numerics import SUPPORTS, sum_from
 
 FAMILIES: dict[str, type[Family]] = {"normal": Normal}
 
-__all__ = ["FAMILIES", "KL", "SUPPORTS", "Family", "Noise", "Normal", "detached", "kl_divergence", "sum_from"]
+__all__ = [
+    "FAMILIES",
+    "KL",
+    "SUPPORTS",
+    "Family",
+    "Noise",
+    "Normal",
+    "detached",
+    "has_exact_kl",
+    "kl_divergence",
+    "sum_from",
+]

@@ -20,6 +20,11 @@ def _normal_normal(q: Normal, p: Normal) -> Tensor:
 KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {(Normal, Normal): _normal_normal}
 
 
+def has_exact_kl(q: Any, p: Any) -> bool:
+    """Whether an exact KL(q || p) is known."""
+    return (type(q), type(p)) in KL
+
+
 def kl_divergence(q: Any, p: Any) -> Tensor:
     """KL(q || p) in nats, element by element, never negative; UsageError where no exact formula is known."""
     formula = KL.get((type(q), type(p)))

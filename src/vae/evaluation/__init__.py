@@ -1,5 +1,28 @@
 """Floor 5: how good a model is. Evaluators leave the model, its modes and every generator as they were."""
 
-from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes, summary
+from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
+from vae.evaluation.base import DatumNoise, summary
+from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes
+from vae.evaluation.density import FittedDensity
+from vae.evaluation.gaps import Gaps
+from vae.evaluation.importance import ImportanceSampling
+from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, evaluate_columns
+from vae.evaluation.quadrature import Quadrature
 
-__all__ = ["Evaluation", "evaluate_bound", "posterior_codes", "summary"]
+__all__ = [
+    "LOG_LIKELIHOODS",
+    "Annealed",
+    "Columns",
+    "DatumNoise",
+    "Evaluation",
+    "FittedDensity",
+    "Gaps",
+    "ImportanceSampling",
+    "Quadrature",
+    "SandwichedAnnealing",
+    "evaluate_bound",
+    "evaluate_columns",
+    "posterior_codes",
+    "simulated",
+    "summary",
+]

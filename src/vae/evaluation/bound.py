@@ -1,7 +1,5 @@
 """The evidence lower bound over a data set, one value a datum, with what it says of the latents."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,32 +7,31 @@ import torch
 from torch import Tensor
 
 from vae.data import Split
-from vae.distributions import kl_divergence
+from vae.distributions import has_exact_kl, sum_from
 from vae.errors import TrainingFailed
+from vae.evaluation.base import DatumNoise, minibatches
 from vae.models import VAE, evaluating
-from vae.randomness import datum_noise
 
 ACTIVE = 0.01  # a latent is active if the variance of its posterior mean over the data exceeds this (Burda et al. 2015)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Per datum: `elbo`, `log_p_x_given_z`, `kl` (N,), nats; over the data: `kl_per_dimension` (J,), `active_units`."""
+    """Per datum: `elbo`, `log_p_x_given_z`, `kl` (N,), nats; over the data: `kl_per_dimension` (J,), where the KL is a
+    sum over latents, and `active_units`. `estimator` is sgvb_b, or sgvb_a where the KL is a Monte Carlo estimate."""
 
     elbo: Tensor
     log_p_x_given_z: Tensor
     kl: Tensor
-    kl_per_dimension: Tensor
+    kl_per_dimension: Tensor | None
     active_units: int
+    estimator: str = "sgvb_b"
 
     def log_line(self) -> dict[str, Any]:
         """Means, as a line of a log holds them."""
         means = {name: getattr(self, name).mean().item() for name in ("elbo", "log_p_x_given_z", "kl")}
-        return {
-            **means,
-            "active_units": self.active_units,
-            "kl_per_dimension": self.kl_per_dimension.tolist(),
-        }
+        of_latents = {} if self.kl_per_dimension is None else {"kl_per_dimension": self.kl_per_dimension.tolist()}
+        return {**means, "active_units": self.active_units, **of_latents}
 
 
 def evaluate_bound(
@@ -46,35 +43,32 @@ def evaluate_bound(
     num_samples: int = 1,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """Estimator B of every datum once, in evaluation mode (paper, equation 7).
+    """Estimator B of every datum once, in evaluation mode (paper, equation 7); A where no exact KL is known.
 
     The noise of a datum depends on (seed, name of the split, its index) alone, so order, limit and batch size change
     nothing but rounding. float64 on the way out. TrainingFailed where a value is not finite.
     """
     log_p_x_given_z, kl, means = [], [], []
-    kind, shape = model.noise
     with evaluating(model):
-        for x, index in _batches(model, split, batch_size):
-            noise = datum_noise(kind, seed, name, index, (num_samples, *shape)).to(x)  # (M, L, J)
+        for x, index in minibatches(model, split, batch_size):
+            noise = DatumNoise(seed, name, index, x)("", model.noise, num_samples)  # (L, M, J)
             q = model.posterior(x)
-            log_p_x_given_z.append(model.expected_log_likelihood(q, x, noise.transpose(0, 1)).double().cpu())
-            kl.append(kl_divergence(q, model.prior).double().cpu())
+            exact = has_exact_kl(q, model.prior)
+            reconstruction_part, kl_part = model.bound_terms(q, x, noise)
+            log_p_x_given_z.append(reconstruction_part.double().cpu())
+            kl.append(kl_part.double().cpu())
             means.append(q.mean.double().cpu())
-    reconstruction, kls = torch.cat(log_p_x_given_z), torch.cat(kl)  # (N,), (N, J)
-    for term, values in {"log_p_x_given_z": reconstruction, "kl": kls.sum(1)}.items():
+    reconstruction, kls = torch.cat(log_p_x_given_z), torch.cat(kl)  # (N,), (N, J) or (N,)
+    total = sum_from(kls, 1)
+    for term, values in {"log_p_x_given_z": reconstruction, "kl": total}.items():
         if not torch.isfinite(values).all():
             i = int(torch.argmin(torch.isfinite(values).int()))
             raise TrainingFailed(f"{term} of datum {int(split.index[i])} of {name} is not finite")
     active = int((torch.cat(means).var(0, correction=0) > ACTIVE).sum())
-    return Evaluation(reconstruction - kls.sum(1), reconstruction, kls.sum(1), kls.mean(0), active)
-
-
-def _batches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (M, *data_shape) on the model's device and in its dtype, and their places, in order."""
-    like = model.prior.mean
-    for start in range(0, len(split), size):
-        rows = slice(start, start + size)
-        yield split.images(rows, like.dtype, like.device), split.index[rows]
+    of_latents = kls.mean(0) if kls.ndim == 2 else None
+    return Evaluation(
+        reconstruction - total, reconstruction, total, of_latents, active, "sgvb_b" if exact else "sgvb_a"
+    )
 
 
 def posterior_codes(
@@ -88,17 +82,9 @@ def posterior_codes(
 ) -> Tensor:  # (N, J)
     """The posterior means of a split, or one sample of each posterior where `sampled`."""
     codes = []
-    kind, shape = model.noise
     with evaluating(model):
-        for x, index in _batches(model, split, batch_size):
+        for x, index in minibatches(model, split, batch_size):
             q = model.posterior(x)
-            noise = datum_noise(kind, seed, name, index, shape)
-            codes.append((q.transform(noise.to(x)) if sampled else q.mean).cpu())
+            noise = DatumNoise(seed, name, index, x)("", model.noise, 1)
+            codes.append((q.transform(noise)[0] if sampled else q.mean).cpu())
     return torch.cat(codes)
-
-
-def summary(values: Tensor) -> dict[str, Any]:
-    """{mean, stderr, n} of per-datum values; the standard error is over data, and None for a single one."""
-    n = len(values)
-    stderr = values.std().item() / math.sqrt(n) if n > 1 else None
-    return {"mean": values.mean().item(), "stderr": stderr, "n": n}

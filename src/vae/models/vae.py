@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae.distributions import SUPPORTS, Noise, Normal, kl_divergence, sum_from
+from vae.distributions import SUPPORTS, Noise, Normal, has_exact_kl, kl_divergence, sum_from
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
 from vae.priors import StandardNormal
@@ -98,6 +98,15 @@ class VAE(nn.Module):
         """E_q[log p(x|z)] of each datum by (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x), nats (equation 7)."""
         return self.log_likelihood(x, q.transform(noise)).mean(0)
 
+    def bound_terms(self, q: Normal, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noise (L, M, J)
+        """E_q[log p(x|z)] (M,) and KL(q || p), (M, J) or (M,): exact where a formula is known (estimator B), else the
+        Monte Carlo estimate (1/L) sum_l log q(z_l|x) - log p(z_l) (estimator A)."""
+        if has_exact_kl(q, self.prior):
+            return self.expected_log_likelihood(q, x, noise), kl_divergence(q, self.prior)
+        z, log_q = q.transform_and_log_prob(noise)
+        kl = (sum_from(log_q, 2) - sum_from(self.prior.log_prob(z), 2)).mean(0)  # (M,)
+        return self.log_likelihood(x, z).mean(0), kl
+
     @property
     def noise(self) -> Noise:
         """What eps of q(z|x) is drawn from, and its shape for one sample of one datum."""
@@ -111,7 +120,7 @@ class VAE(nn.Module):
     # ------------------------------------------------------------------------------ for people
 
     def elbo(self, x: Any, *, seed: int = 0) -> Tensor:  # (M, *data_shape) -> (M,)
-        """The evidence lower bound of each datum by estimator B with one sample, nats; larger is better.
+        """The evidence lower bound of each datum by estimator B (A without an exact KL) with one sample, nats.
 
         log p(x|z) - KL(q(z|x) || p(z)), z = mean + std * eps (paper, equation 7); eps of datum m depends on (seed, m).
         """
@@ -124,9 +133,8 @@ class VAE(nn.Module):
         noise = datum_noise(kind, seed, "elbo", range(len(x)), (1, *shape))  # (M, 1, J)
 
         def bound(rows: Tensor, eps: Tensor) -> Tensor:
-            q = self.posterior(rows)
-            kl = sum_from(kl_divergence(q, self.prior), 1)
-            return self.expected_log_likelihood(q, rows, eps.to(rows).transpose(0, 1)) - kl
+            log_p_x_given_z, kl = self.bound_terms(self.posterior(rows), rows, eps.to(rows).transpose(0, 1))
+            return log_p_x_given_z - sum_from(kl, 1)
 
         return self._map(bound, x, noise)
 

@@ -86,9 +86,7 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     objective: Objective = settings.objective.build(OBJECTIVES)
     modifiers = settings.modifiers
-    weighed = WeighedKL(
-        objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits
-    )
+    weighed = WeighedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
     return objective if weighed == WeighedKL(objective) else weighed
 
 

@@ -1,0 +1,244 @@
+"""log p(x) by annealed importance sampling (Neal 2001), and from above by running it backwards (Grosse et al. 2015).
+
+From f_0, a density that can be sampled (q(z|x) or the prior), to f_1 = p(x, z) along f_b = f_0^(1-b) p(x, z)^b:
+
+    log w = sum_t (b_t - b_{t-1}) [log p(x, z_{t-1}) - log f_0(z_{t-1})],   z_0 ~ f_0, z_t ~ HMC at b_t from z_{t-1},
+
+has E[w] = p(x) for any schedule and any fixed kernels, so E[log w] <= log p(x). Started at an exact posterior sample
+and run backwards, E[1/w] = 1/p(x), an upper bound. Such samples exist where x was simulated: the z that made it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae import hmc
+from vae.data import Split
+from vae.distributions import Noise, sum_from
+from vae.evaluation.base import DatumNoise, log_mean_exp
+from vae.evaluation.density import spread
+from vae.models import VAE, evaluating
+
+KNOTS, STEPS = 8, 15  # where along the path step sizes are tuned beforehand, and for how many steps each
+
+
+class Path(NamedTuple):
+    """From f_0 to the joint density: what is sampled on the way, and at which temperatures."""
+
+    log_start: hmc.LogDensity  # log f_0, normalised
+    log_joint: hmc.LogDensity
+    betas: Tensor  # (T + 1,), from 0 to 1
+
+    def at(self, beta: float) -> hmc.LogDensity:
+        """log f_beta."""
+        if beta == 0:
+            return self.log_start
+        return lambda z: (1 - beta) * self.log_start(z) + beta * self.log_joint(z)
+
+    def difference(self, z: Tensor) -> Tensor:  # (C, M, J) -> (C, M)
+        """log p(x, z) - log f_0(z), in double precision, since many small shares of it are summed."""
+        return self.log_joint(z).double() - self.log_start(z).double()
+
+
+def schedule(num_steps: int, kind: Literal["linear", "sigmoid"]) -> Tensor:  # (T + 1,)
+    """Inverse temperatures from 0 to 1: evenly spaced, or a sigmoid's, dense at both ends (Wu et al. 2017)."""
+    t = torch.linspace(-1, 1, num_steps + 1, dtype=torch.float64)
+    if kind == "linear":
+        return 0.5 * (t + 1)
+    rise = (4 * t).sigmoid()
+    return (rise - rise[0]) / (rise[-1] - rise[0])
+
+
+class Kernel(NamedTuple):
+    """HMC transitions with step sizes fixed beforehand, one for each temperature and datum."""
+
+    step_sizes: Tensor  # (T, M)
+    scale: Tensor  # (M, J)
+    num_leapfrog: int
+
+    def move(self, path: Path, t: int, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z after a transition that leaves f_{b_t} invariant, and its acceptance (C, M)."""
+        density = path.at(path.betas[t].item())
+        state, info = hmc.step(
+            density, hmc.init(density, z), noise, self.step_sizes[t - 1], self.scale, self.num_leapfrog
+        )
+        return state.z, info.acceptance
+
+
+def tuned_kernel(
+    path: Path, z: Tensor, noise: Callable[[int], Tensor], scale: Tensor, num_leapfrog: int, target: float = 0.8
+) -> Kernel:
+    """A kernel whose step sizes come from a run before, which is thrown away: adapting them in the weighted run would
+    bias it."""
+    num_steps = len(path.betas) - 1
+    knots = torch.linspace(0, num_steps, min(KNOTS, num_steps + 1)).round().long()
+    found, guess = [], torch.full_like(scale[:, 0], 0.5)
+    for k, knot in enumerate(knots.tolist()):
+        density = path.at(path.betas[knot].item())
+        noises = (noise(k * STEPS + s) for s in range(STEPS))
+        state, guess = hmc.tune(density, hmc.init(density, z), noises, guess, scale, num_leapfrog, target)
+        z = state.z
+        found.append(guess.log())
+    place = torch.arange(1, num_steps + 1, dtype=torch.float64)
+    right = torch.searchsorted(knots.double(), place).clamp(1, len(knots) - 1)
+    left = right - 1
+    share = ((place - knots[left]) / (knots[right] - knots[left])).to(scale)[:, None]  # (T, 1)
+    logs = torch.stack(found)  # (knots, M)
+    return Kernel(((1 - share) * logs[left] + share * logs[right]).exp(), scale, num_leapfrog)
+
+
+def anneal(
+    path: Path, kernel: Kernel, z: Tensor, noise: Callable[[int], Tensor], *, backwards: bool = False
+) -> tuple[Tensor, Tensor]:  # (C, M), (M,)
+    """log w of each chain, forwards from z ~ f_0 or backwards from z ~ p(z|x), and the mean acceptance.
+
+    Forwards, the weight takes z as it is before the move to b_t; backwards, after it. There is no move at b_T.
+    """
+    num_steps = len(path.betas) - 1
+    log_w = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+    acceptance = []
+    for t in range(num_steps, 0, -1) if backwards else range(1, num_steps + 1):
+        share = path.betas[t] - path.betas[t - 1]
+        if not backwards:
+            log_w = log_w + share * path.difference(z)
+        if t < num_steps:
+            z, accepted = kernel.move(path, t, z, noise(t))
+            acceptance.append(accepted.double().mean(0))
+        if backwards:
+            log_w = log_w + share * path.difference(z)
+    return log_w, torch.stack(acceptance).mean(0) if acceptance else torch.ones_like(log_w[0])
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """Annealed importance sampling from q(z|x), or from the prior, to p(x, z); chains are averaged as weights."""
+
+    num_samples: int = 500  # T, intermediate distributions
+    chains: int = 16
+    start: Literal["posterior", "prior"] = "posterior"
+    num_leapfrog: int = 5
+    method = "ais"
+    is_lower_bound = True
+
+    def data_at_once(self, model: VAE) -> int:
+        """How many data run their chains together."""
+        return 50
+
+    def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
+        """Columns (M,): log_p_x, error, bias, ess (of the chains), acceptance."""
+        return self.forwards(model, noise, *self.prepare(model, x, noise, tick), tick)
+
+    def forwards(
+        self, model: VAE, noise: DatumNoise, first: Any, path: Path, kernel: Kernel, tick: Callable[[float], None]
+    ) -> dict[str, Tensor]:
+        """The columns, once path and kernel are fixed."""
+        z = first.transform(noise("ais/start", self._noise_of(model), self.chains))
+        log_w, acceptance = anneal(path, kernel, z, self.drawn(model, noise, "ais/run", tick))
+        ess = (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
+        square = (1 / ess - 1 / self.chains).clamp(min=0)
+        error = square.sqrt() if self.chains > 1 else torch.full_like(ess, torch.nan)
+        return {
+            "log_p_x": log_mean_exp(log_w),
+            "error": error,
+            "bias": -0.5 * square,
+            "ess": ess,
+            "acceptance": acceptance,
+        }
+
+    def prepare(
+        self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]
+    ) -> tuple[Any, Path, Kernel]:
+        """The density to start from, the path, and a kernel tuned along it."""
+        q = model.posterior(x)
+        first = q if self.start == "posterior" else model.prior
+
+        def log_start(z: Tensor) -> Tensor:
+            return sum_from(first.log_prob(z), 2)
+
+        def log_joint(z: Tensor) -> Tensor:
+            return model.log_joint(x, z)
+
+        path = Path(log_start, log_joint, schedule(self.num_samples, "linear" if first is q else "sigmoid"))
+        scale = spread(q, model, noise)
+        if first is not q:
+            scale = torch.ones_like(scale)
+        z = first.transform(noise("ais/tune/start", self._noise_of(model), self.chains))
+        drawn = self.drawn(model, noise, "ais/tune", tick)
+        return first, path, tuned_kernel(path, z, drawn, scale, self.num_leapfrog)
+
+    def _noise_of(self, model: VAE) -> Any:
+        """What one sample of the first density is drawn from; the prior's noise is per latent too."""
+        return model.noise if self.start == "posterior" else model.prior.noise
+
+    def drawn(
+        self, model: VAE, noise: DatumNoise, purpose: str, tick: Callable[[float], None]
+    ) -> Callable[[int], Tensor]:
+        """The noise of the chains' moves, block by block."""
+        total = self.num_samples + KNOTS * STEPS
+
+        def draw(block: int) -> Tensor:
+            tick(1 / total)
+            return noise(purpose, hmc.noise(model.latent_dim), self.chains, block)
+
+        return draw
+
+    def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:
+        """Whether the chains were annealed slowly enough for their weights to agree."""
+        bias, acceptance = columns["bias"].mean().item(), columns["acceptance"].mean().item()
+        if self.chains < 4:
+            return False, f"{self.chains} chains cannot tell how far they are off; take 16, or run --self-check"
+        if acceptance < 0.4:
+            return (
+                False,
+                f"only {acceptance:.0%} of the proposals were accepted; more distributions would not mend that",
+            )
+        if bias < -0.05:
+            return False, (
+                f"{self.num_samples} distributions are not enough: the weights of the {self.chains} chains disagree "
+                f"(estimated bias {bias:.2f} nats); take {4 * self.num_samples}"
+            )
+        return True, (
+            f"{self.num_samples} distributions are enough: the chains agree (estimated bias {bias:.3f} nats); "
+            "--self-check bounds the error from both sides on simulated data"
+        )
+
+
+@dataclass(frozen=True)
+class SandwichedAnnealing:
+    """Bidirectional Monte Carlo (Grosse, Ghahramani & Adams 2015) on data simulated from the model, whose codes are
+    exact posterior samples: a lower bound by annealing forwards, an upper bound by annealing backwards from the codes.
+
+    The two differ by the sum of both errors, so that the gap says how far either can be trusted.
+    """
+
+    annealing: Annealed
+    codes: Tensor  # (N, J), the z that made datum i in row i
+    method = "ais, from both sides"
+
+    def data_at_once(self, model: VAE) -> int:
+        """As many as annealing takes."""
+        return self.annealing.data_at_once(model)
+
+    def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
+        """The columns of annealing, and `upper` (M,)."""
+        half = lambda share: tick(0.5 * share)  # noqa: E731
+        prepared = _first, path, kernel = self.annealing.prepare(model, x, noise, half)
+        columns = self.annealing.forwards(model, noise, *prepared, half)
+        z = self.codes[noise.index].to(x)
+        drawn = self.annealing.drawn(model, noise, "ais/back", half)
+        log_w, _ = anneal(path, kernel, z.expand(self.annealing.chains, *z.shape), drawn, backwards=True)
+        return {**columns, "upper": -log_mean_exp(-log_w)}
+
+
+def simulated(model: VAE, count: int, seed: int) -> tuple[Split, Tensor]:  # -> N data, (N, J)
+    """Data drawn from the model, z ~ p(z), x ~ p(x|z), and the codes that made them; datum i depends on (seed, i)."""
+    index = torch.arange(count)
+    noise = DatumNoise(seed, "simulated", index, model.prior.mean)
+    with evaluating(model):
+        z = model.prior.transform(noise("codes", model.prior.noise, 1))  # (1, N, J)
+        pixels = model.likelihood(z)
+        x = pixels.transform(noise("pixels", Noise(pixels.noise.kind, model.data_shape), 1))[0]
+    return Split(x.cpu(), None, index), z[0].cpu()

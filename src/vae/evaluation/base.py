@@ -1,0 +1,53 @@
+"""What the evaluators share: data in minibatches on the model's device, and noise by the place of a datum."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae.data import Split
+from vae.distributions import Noise
+from vae.models import VAE
+from vae.randomness import datum_noise
+
+
+@dataclass(frozen=True)
+class DatumNoise:
+    """Noise for a minibatch of a split: row m depends on (seed, name, purpose, index[m], block) alone.
+
+    So neither the order nor the number of data that are evaluated together changes an estimate but by rounding.
+    """
+
+    seed: int
+    name: str  # of the split
+    index: Tensor  # (M,)
+    like: Tensor  # whose device and dtype the noise takes
+
+    def __call__(self, purpose: str, noise: Noise, samples: int, block: int = 0) -> Tensor:
+        """Noise of shape (samples, M, *noise.shape); its first n samples are those of a draw of n."""
+        name = f"{self.name}/{purpose}" if purpose else self.name
+        values = datum_noise(noise.kind, self.seed, name, self.index, (samples, *noise.shape), block)
+        return values.to(self.like).transpose(0, 1)
+
+
+def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (M, *data_shape) on the model's device and in its dtype, and their places, in order."""
+    like = model.prior.mean
+    for start in range(0, len(split), size):
+        rows = slice(start, start + size)
+        yield split.images(rows, like.dtype, like.device), split.index[rows]
+
+
+def summary(values: Tensor) -> dict[str, Any]:
+    """{mean, stderr, n} of per-datum values; the standard error is over data, and None for a single one."""
+    n = len(values)
+    stderr = values.std().item() / math.sqrt(n) if n > 1 else None
+    return {"mean": values.mean().item(), "stderr": stderr, "n": n}
+
+
+def log_mean_exp(values: Tensor, axis: int = 0) -> Tensor:
+    """log of the mean of exp(values)."""
+    return torch.logsumexp(values, axis) - math.log(values.shape[axis])

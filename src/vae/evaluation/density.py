@@ -1,0 +1,140 @@
+"""log p(x) from posterior samples and a density fitted to them: Kingma & Welling 2013, appendix D.
+
+    1 / p(x) = E_{p(z|x)}[q(z) / (p(z) p(x|z))] ~ (1/L) sum_l q(z_l) / (p(z_l) p(x|z_l)),   z_l ~ p(z|x),
+
+for any density q whose tails are lighter than the posterior's. In expectation the estimate is an upper bound of log
+p(x). Samples that q was fitted to must not be plugged in again: that is biased downwards by about J (J + 3) / 2L nats.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae import hmc
+from vae.evaluation import pareto
+from vae.evaluation.base import DatumNoise, log_mean_exp
+from vae.models import VAE
+
+WARM_UP = 150  # steps in which a chain forgets its start and its step size is tuned; then both are frozen
+MIXED = 1.1  # a split R-hat above which the chains have not mixed
+
+
+def fitted_gaussian(samples: Tensor) -> tuple[Tensor, Tensor]:  # (L, M, J) -> (M, J), (M, J, J)
+    """Mean and Cholesky factor of a Gaussian fitted to samples, its covariance shrunk towards a multiple of I.
+
+    The weight (J + 1) / L of the multiple keeps the fit's tails from being heavier than the posterior's where L is not
+    much larger than J. Samples should come in units of about their standard deviations.
+    """
+    count, _, latent_dim = samples.shape
+    mean = samples.mean(0)
+    centred = samples - mean
+    covariance = torch.einsum("lmi,lmj->mij", centred, centred) / max(count - 1, 1)
+    share = min(1.0, (latent_dim + 1) / count)
+    identity = torch.eye(latent_dim, dtype=samples.dtype, device=samples.device)
+    size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)  # (M,)
+    shrunk = (1 - share) * covariance + share * size[:, None, None] * identity
+    return mean, torch.linalg.cholesky(shrunk)
+
+
+def log_ratios(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M, J), (L', M, J), (L', M) -> (L', M)
+    """log q(z) - log p(x, z) at the samples `plug`, q fitted to the samples `fit`."""
+    scale = fit.std(0).clamp(min=1e-12)  # (M, J): a unit for each coordinate, so that the shrinkage is fair
+    centre = fit.mean(0)
+    mean, factor = fitted_gaussian((fit - centre) / scale)
+    u = (plug - centre) / scale - mean  # (L', M, J)
+    solved = torch.linalg.solve_triangular(factor, u.permute(1, 2, 0), upper=False)  # (M, J, L')
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + scale.log().sum(-1)  # (M,)
+    log_q = -0.5 * solved.square().sum(1).T - log_det - 0.5 * u.shape[-1] * math.log(2 * math.pi)
+    return log_q - log_joint
+
+
+def spread(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
+    """About the standard deviations of q(z|x), also where it has none: half the width of its middle 68 %."""
+    z = q.transform(noise("spread", model.noise, 200))  # type: ignore[attr-defined]
+    z = z.sort(0).values
+    return (0.5 * (z[168] - z[32])).clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
+class FittedDensity:
+    """Appendix D: posterior samples by HMC, a Gaussian fitted to one half of the chains, the other half plugged in.
+
+    The paper restricts it to fewer than five latents.
+    """
+
+    num_samples: int = 500  # posterior samples kept, of all chains together
+    chains: int = 16
+    num_leapfrog: int = 10
+    method = "hmc"
+    is_lower_bound = False
+
+    def data_at_once(self, model: VAE) -> int:
+        """How many data run their chains together."""
+        return 50
+
+    def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
+        """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""
+        chains = max(4, 2 * (self.chains // 2))
+        per_half = [(self.num_samples + 1) // 2, self.num_samples // 2]
+        draws = math.ceil(per_half[0] / (chains // 2))
+        q = model.posterior(x)
+        scale = spread(q, model, noise)
+
+        def log_joint(z: Tensor) -> Tensor:
+            return model.log_joint(x, z)
+
+        def eps(purpose: str, t: int) -> Tensor:
+            tick(1 / (WARM_UP + draws))
+            return noise(purpose, hmc.noise(model.latent_dim), chains, t)
+
+        state = hmc.init(log_joint, q.transform(noise("hmc/start", model.noise, chains)))
+        tuning = (eps("hmc/tune", t) for t in range(WARM_UP))
+        state, step_size = hmc.tune(
+            log_joint, state, tuning, torch.full_like(scale[:, 0], 0.3), scale, self.num_leapfrog
+        )
+        kept, acceptance, diverged = [], [], []
+        for t in range(draws):
+            state, info = hmc.step(log_joint, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
+            kept.append(state)
+            acceptance.append(info.acceptance.mean(0))
+            diverged.append(info.diverged.double().mean(0))
+        z = torch.stack([s.z for s in kept]).double()  # (T, C, M, J)
+        values = torch.stack([s.log_density for s in kept]).double()  # (T, C, M)
+        half = chains // 2  # by chains, not by turns: neighbours in a chain resemble each other
+        fit = z[:, :half].flatten(0, 1)[-per_half[0] :]
+        plug, at = z[:, half:].flatten(0, 1)[-per_half[1] :], values[:, half:].flatten(0, 1)[-per_half[1] :]
+        ratios = log_ratios(fit, plug, at)  # (L', M)
+        whole = log_ratios(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1)).view(draws, half, -1)
+        estimate = -log_mean_exp(ratios)
+        means = (log_mean_exp(whole) + estimate).exp()  # (C / 2, M), of each chain, about 1
+        return {
+            "log_p_x": estimate,
+            "error": means.std(0) / means.mean(0) / math.sqrt(half),
+            "k_hat": pareto.k_hat(ratios, len(ratios)),
+            "r_hat": hmc.split_r_hat(z) if draws >= 4 else torch.full_like(estimate, torch.nan),
+            "acceptance": torch.stack(acceptance).mean(0).double(),
+            "diverged": torch.stack(diverged).mean(0),
+        }
+
+    def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:
+        """Whether the samples were enough: mixed chains, ratios with a finite variance, few enough latents."""
+        cure = "quadrature" if latent_dim <= 3 else "ais"
+        needed = max(500, 30 * latent_dim)
+        unmixed = (~(columns["r_hat"] < MIXED)).double().mean().item()
+        heavy = (columns["k_hat"] > 0.7).double().mean().item()
+        if unmixed > 0.05:
+            return False, (
+                f"{self.num_samples} samples are not enough: the chains of {unmixed:.0%} of the data have not mixed "
+                f"(split R-hat above {MIXED}); take more, or use {cure}"
+            )
+        if heavy > 0.05:
+            return False, (
+                f"the fitted Gaussian has too heavy tails for {heavy:.0%} of the data (k-hat above 0.7): more "
+                f"samples do not mend that; use {cure}"
+            )
+        if self.num_samples < needed:
+            return False, f"{self.num_samples} samples are few for {latent_dim} latents; take {needed}, or use {cure}"
+        return True, f"{self.num_samples} samples are enough: the chains have mixed, and the ratios have light tails"

@@ -1,0 +1,114 @@
+"""Why a bound is loose (Cremer, Li & Duvenaud 2018): the family of q, or the encoder that chooses within it.
+
+    log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]) = approximation gap + amortisation gap,
+
+q* the best member of the family for x alone, at a fixed decoder.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae.distributions import sum_from
+from vae.evaluation.base import DatumNoise
+from vae.evaluation.importance import BLOCK, ROWS, blocks, stream_columns, stream_weights
+from vae.models import VAE
+
+STEPS = 500  # of Adam, from each start
+SAMPLES = 40  # of z a step
+
+
+def bound_of(
+    model: VAE, x: Tensor, q: Any, noise: DatumNoise, num_samples: int, purpose: str
+) -> tuple[Tensor, Tensor]:  # (M,), (M,)
+    """L[q] = E_q[log p(x|z)] - KL(q || p) of each datum by so many samples, and its standard error."""
+    values = []
+    for group in blocks(num_samples, max(1, ROWS // (len(x) * BLOCK))):
+        eps = torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
+        values += [_values(model, x, q, eps)]
+    joined = torch.cat(values)  # (L, M)
+    return joined.mean(0), joined.std(0) / math.sqrt(num_samples)
+
+
+def _values(model: VAE, x: Tensor, q: Any, eps: Tensor) -> Tensor:  # (L, M, J) -> (L, M)
+    """log p(x|z_l) - KL, the KL exact where it is known."""
+    z, log_q = q.transform_and_log_prob(eps)
+    from vae.distributions import has_exact_kl, kl_divergence
+
+    prior = model.prior
+    kl = (
+        sum_from(kl_divergence(q, prior), 1)
+        if has_exact_kl(q, prior)
+        else sum_from(log_q, 2) - sum_from(prior.log_prob(z), 2)
+    )
+    return (model.log_likelihood(x, z) - kl).double()
+
+
+def best_in_family(
+    model: VAE, x: Tensor, start: Tensor, noise: DatumNoise, purpose: str, tick: Callable[[float], None]
+) -> Tensor:  # (M, output_size) -> (M, output_size)
+    """The encoder outputs that maximise the bound of each datum, from a start: Adam on fresh noise at each step.
+
+    The learning rate falls to 0 along a cosine, which averages the noise of the last steps out. Data do not meet: Adam
+    is element by element.
+    """
+    with torch.enable_grad():
+        outputs = start.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([outputs], lr=0.05)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = 0.025 * (1 + math.cos(math.pi * step / STEPS))
+            eps = noise(purpose, model.noise, SAMPLES, step)
+            log_p_x_given_z, kl = model.bound_terms(model.posterior_head(outputs), x, eps)
+            (gradient,) = torch.autograd.grad(-(log_p_x_given_z - sum_from(kl, 1)).sum(), outputs)
+            outputs.grad = torch.where(torch.isfinite(gradient), gradient, 0.0)
+            optimizer.step()
+            tick(0.5 / STEPS)
+    return outputs.detach()
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Approximation and amortisation gap of each datum; log p(x) by importance sampling from q*.
+
+    q* is optimised from the encoder's q and from the prior, on fresh noise, and everything is scored on noise that the
+    optimisation has not seen. log p(x) is a lower bound in expectation, so the approximation gap is never overstated.
+    """
+
+    num_samples: int = 5000
+    method = "gaps"
+
+    def data_at_once(self, model: VAE) -> int:
+        """How many data are optimised together."""
+        return 50
+
+    def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
+        """Columns (M,): log_p_x, best (L[q*]), bound (L[q]), approximation, amortisation, their errors and k_hat."""
+        encoded = model.encoder(x).to(x.dtype)
+        outputs, best, best_error = encoded, *self._score(model, x, encoded, noise)
+        bound, bound_error = best, best_error
+        for name, start in {"encoder": encoded, "prior": torch.zeros_like(encoded)}.items():
+            found = best_in_family(model, x, start, noise, f"gaps/{name}", tick)
+            value, error = self._score(model, x, found, noise)
+            better = value > best  # an optimiser that failed is not believed
+            outputs = torch.where(better[:, None], found, outputs)
+            best, best_error = torch.where(better, value, best), torch.where(better, error, best_error)
+        q = model.posterior_head(outputs)
+        weights = stream_columns(stream_weights(model, x, q, noise, self.num_samples, "gaps/is"))
+        return {
+            "log_p_x": weights["log_p_x"],
+            "error": weights["error"],
+            "k_hat": weights["k_hat"],
+            "best": best,
+            "bound": bound,
+            "approximation": weights["log_p_x"] - best,
+            "amortisation": best - bound,
+            "best_error": best_error,
+            "bound_error": bound_error,
+        }
+
+    def _score(self, model: VAE, x: Tensor, outputs: Tensor, noise: DatumNoise) -> tuple[Tensor, Tensor]:
+        return bound_of(model, x, model.posterior_head(outputs), noise, self.num_samples, "gaps/score")

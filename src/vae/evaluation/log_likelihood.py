@@ -1,0 +1,95 @@
+"""How good a model really is: log p(x) of each datum by an estimator of choice, with its errors and its doubts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vae.data import Split
+from vae.errors import TrainingFailed
+from vae.evaluation.annealed import Annealed
+from vae.evaluation.base import DatumNoise, minibatches
+from vae.evaluation.density import FittedDensity
+from vae.evaluation.importance import ImportanceSampling
+from vae.evaluation.quadrature import Quadrature
+from vae.models import VAE, evaluating
+
+
+class Estimator(Protocol):
+    """A way to estimate log p(x) of a minibatch; randomness comes by the place of each datum."""
+
+    method: str
+    is_lower_bound: bool  # in expectation
+
+    def data_at_once(self, model: VAE) -> int:
+        """The size of a minibatch."""
+
+    def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
+        """Columns (M,): log_p_x, error (the Monte Carlo standard error of a datum), and diagnostics."""
+
+    def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:
+        """Whether the estimate can be trusted, and what to do where not."""
+
+
+LOG_LIKELIHOODS = {"is": ImportanceSampling, "hmc": FittedDensity, "ais": Annealed, "quadrature": Quadrature}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What an evaluator found: named columns (N,), float64, and how long it took."""
+
+    values: dict[str, Tensor]
+    seconds: float
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def monte_carlo_error(self) -> float:
+        """The standard error of the mean of log_p_x from the estimator's own noise: sqrt(sum_i e_i^2) / N."""
+        errors = self.values["error"]
+        return errors.square().sum().sqrt().item() / len(errors)
+
+
+def evaluate_columns(
+    model: VAE,
+    split: Split,
+    estimator: Any,
+    *,
+    name: str,
+    seed: int = 0,
+    verbose: bool = False,
+) -> Columns:
+    """An estimator's columns for every datum of a split, each once, in evaluation mode, without autocast.
+
+    Order, limit and the other data of a minibatch change an estimate only by rounding. TrainingFailed where a value is
+    not finite.
+    """
+    parts: list[dict[str, Tensor]] = []
+    size = estimator.data_at_once(model)
+    began = time.monotonic()
+    bar = tqdm(
+        total=len(split),
+        disable=None if verbose else True,
+        unit=" data",
+        dynamic_ncols=True,
+        bar_format="{percentage:3.0f}%|{bar:20}| {desc} [{elapsed}, {remaining} left]",
+        desc=f"log p(x) by {estimator.method}",
+    )
+    with bar, evaluating(model), torch.autocast(model.prior.mean.device.type, enabled=False):
+        for x, index in minibatches(model, split, size):
+            done = bar.n
+
+            def tick(share: float, rows: int = len(x)) -> None:
+                bar.update(share * rows)
+
+            columns = estimator(model, x, DatumNoise(seed, name, index, x), tick)
+            bad = ~torch.isfinite(columns["log_p_x"])
+            if bad.any():
+                raise TrainingFailed(f"log p(x) of datum {int(index[int(bad.int().argmax())])} of {name} is not finite")
+            parts.append({key: value.double().cpu() for key, value in columns.items()})
+            bar.update(done + len(x) - bar.n)
+    return Columns({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, time.monotonic() - began)

@@ -1,0 +1,155 @@
+"""Hamiltonian Monte Carlo on any log density, many chains of many data at once (Duane et al. 1987; Neal 2011).
+
+A chain is a value with init and step. Its noise is an argument: `noise(J)` says what one step needs. Acceptance is per
+chain and step sizes are per datum, so that no chain depends on another datum's.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae.distributions import Noise
+
+LogDensity = Callable[[Tensor], Tensor]  # z (C, M, J) -> (C, M), nats, up to a constant
+
+DIVERGED = 1000.0  # nats of energy error beyond which a trajectory is counted as divergent
+JITTER = 0.2  # a trajectory's step size varies by this share, lest a period of the density be hit exactly
+
+
+class State(NamedTuple):
+    """Where the chains are; C chains of each of M data."""
+
+    z: Tensor  # (C, M, J)
+    log_density: Tensor  # (C, M)
+    gradient: Tensor  # (C, M, J)
+
+
+class Info(NamedTuple):
+    """What a step did."""
+
+    acceptance: Tensor  # (C, M), the probability with which the proposal was accepted
+    diverged: Tensor  # (C, M), whether the trajectory left the density
+
+
+def noise(latent_dim: int) -> Noise:
+    """Normals of one step of one chain: J of momentum, one to accept by, one to vary the step size."""
+    return Noise("normal", (latent_dim + 2,))
+
+
+def init(log_density: LogDensity, z: Tensor) -> State:
+    """Chains that start at z (C, M, J)."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = log_density(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+    return State(z.detach(), value.detach(), gradient)
+
+
+def leapfrog(
+    log_density: LogDensity,
+    state: State,
+    momentum: Tensor,  # (C, M, J), in units of 1 / scale
+    step_size: Tensor,  # what broadcasts with (C, M)
+    scale: Tensor,  # (M, J), about the density's standard deviations
+    num_steps: int,
+) -> tuple[State, Tensor]:
+    """Follow the energy -log density + |momentum|^2 / 2 for a time of num_steps * step_size.
+
+    Reversible and volume-preserving; its energy error falls with the square of the step size (Neal 2011, section 2.3).
+    """
+    step = step_size[..., None] * scale  # (C, M, J)
+    for _ in range(num_steps):
+        momentum = momentum + 0.5 * step * state.gradient
+        state = init(log_density, state.z + step * momentum)
+        momentum = momentum + 0.5 * step * state.gradient
+    return state, momentum
+
+
+def step(
+    log_density: LogDensity,
+    state: State,
+    noise: Tensor,  # (C, M, J + 2), standard normal
+    step_size: Tensor,  # (M,)
+    scale: Tensor,  # (M, J)
+    num_steps: int,
+) -> tuple[State, Info]:
+    """One trajectory and its acceptance (Neal 2011, figure 2), which leaves the density invariant.
+
+    A proposal whose energy is not finite is rejected, and its chain stays as it was, bit for bit.
+    """
+    momentum, accept, vary = noise[..., :-2], noise[..., -2], noise[..., -1]
+    jittered = step_size * (1 + JITTER * (2 * torch.special.ndtr(vary) - 1))  # (C, M)
+    proposal, end = leapfrog(log_density, state, momentum, jittered, scale, num_steps)
+    gain = (
+        proposal.log_density - state.log_density - 0.5 * (end.square() - momentum.square()).sum(-1)
+    )  # -(energy error)
+    accepted = torch.special.log_ndtr(accept) < gain  # False where the gain is NaN
+    accepted &= torch.isfinite(proposal.log_density) & torch.isfinite(proposal.gradient).all(-1)
+    kept = State(
+        torch.where(accepted[..., None], proposal.z, state.z),
+        torch.where(accepted, proposal.log_density, state.log_density),
+        torch.where(accepted[..., None], proposal.gradient, state.gradient),
+    )
+    probability = torch.where(torch.isfinite(gain), gain, -torch.inf).clamp(max=0).exp()
+    return kept, Info(probability, ~(gain.abs() < DIVERGED))
+
+
+class Tuning(NamedTuple):
+    """Dual averaging of a step size towards an acceptance (Hoffman & Gelman 2014, section 3.2), per datum."""
+
+    log_step: Tensor  # (M,), to be tried next
+    averaged: Tensor  # (M,), what is kept in the end
+    error: Tensor  # (M,), the running mean of target - acceptance
+    steps: int = 0
+
+
+def tuning(step_size: Tensor) -> Tuning:
+    """The start of a tuning at a step size (M,)."""
+    return Tuning(step_size.log(), step_size.log(), torch.zeros_like(step_size))
+
+
+def tuned(now: Tuning, start: Tensor, acceptance: Tensor, target: float) -> Tuning:
+    """The tuning after a step that began from `start` (M,) and was accepted with probabilities (C, M)."""
+    count = now.steps + 1
+    weight = 1 / (count + 10)
+    error = (1 - weight) * now.error + weight * (target - acceptance.mean(0))
+    log_step = _on_grid((10 * start).log() - count**0.5 / 0.05 * error)
+    share = count**-0.75
+    return Tuning(log_step, share * log_step + (1 - share) * now.averaged, error, count)
+
+
+def _on_grid(log_step: Tensor) -> Tensor:
+    """Rounded to a sixteenth: chain and step size feed back on each other, and would blow up any difference in rounding
+    between minibatches of another size until their estimates differed."""
+    return (16 * log_step).round() / 16
+
+
+def tune(
+    log_density: LogDensity,
+    state: State,
+    noises: Iterable[Tensor],  # (C, M, J + 2) each, one a step
+    start: Tensor,  # (M,)
+    scale: Tensor,  # (M, J)
+    num_steps: int,
+    target: float = 0.8,
+) -> tuple[State, Tensor]:
+    """Run a chain while its step size is tuned; the chain, warmed up, and the step size (M,) to freeze from here on."""
+    now = tuning(start)
+    for eps in noises:
+        state, info = step(log_density, state, eps, now.log_step.exp(), scale, num_steps)
+        now = tuned(now, start, info.acceptance, target)
+    return state, _on_grid(now.averaged).exp()
+
+
+def split_r_hat(draws: Tensor) -> Tensor:  # (T, C, M, J) -> (M,)
+    """The potential scale reduction of the worst coordinate, each chain split in two (Gelman et al. 2013, eq. 11.4).
+
+    1 where the chains agree; more than about 1.1 where they have not mixed.
+    """
+    half = len(draws) // 2
+    chains = torch.cat([draws[:half], draws[half : 2 * half]], 1)  # (T/2, 2C, M, J)
+    within = chains.var(0).mean(0)
+    between = chains.mean(0).var(0)
+    return ((half - 1) / half + between / within).sqrt().amax(-1)

@@ -104,6 +104,73 @@ def test_evaluate_splits_limits_saves_and_takes_a_file(folder, capsys, tmp_path)
     assert json.loads(capsys.readouterr().out)["elbo"]["n"] == 5
 
 
+METHODS = {"is": "50", "hmc": "32", "ais": "10", "quadrature": "30"}
+
+
+@pytest.mark.parametrize(("method", "samples"), METHODS.items())
+def test_log_likelihood_by_every_method(method, samples, folder, tmp_path, capsys):
+    arguments = ["--log-likelihood", method, "--num-samples", samples, "--limit", "7"]
+    arguments += ["--chains", "4"] if method in ("hmc", "ais") else []
+    saved = tmp_path / "values.npz"
+    assert evaluate([str(folder / "d2"), *arguments, "--json", "--save", str(saved)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    found = record["log_p_x"]
+    assert found.keys() >= {
+        "mean",
+        "stderr",
+        "n",
+        "monte_carlo_error",
+        "estimator",
+        "num_samples",
+        "verdict",
+        "seconds",
+    }
+    assert (found["n"], found["estimator"], found["num_samples"]) == (7, method, int(samples))
+    assert record["elbo"]["n"] == 7
+    with np.load(saved) as values:
+        assert values["log_p_x"].mean() == pytest.approx(found["mean"])
+        assert values["elbo"].shape == values["error"].shape == values["index"].shape == (7,)
+    assert json.loads((folder / "d2" / "evaluation.json").read_text()) == record
+    assert evaluate([str(folder / "d2"), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "log p(x)" in out
+    assert found["verdict"] in out
+
+
+def test_the_methods_agree_on_a_small_model(folder, capsys):
+    found = {}
+    for method in METHODS:
+        assert evaluate([str(folder / "d2"), "--log-likelihood", method, "--limit", "5", "--json"]) == 0
+        found[method] = json.loads(capsys.readouterr().out)["log_p_x"]["mean"]
+    assert found == {method: pytest.approx(found["quadrature"], abs=0.03) for method in METHODS}
+
+
+def test_log_likelihood_of_grey_levels_is_computed_and_said_to_be_no_density(folder, capsys):
+    assert evaluate([str(folder / "grey"), "--log-likelihood", "is", "--num-samples", "20", "--limit", "3"]) == 0
+    assert "grey cross-entropy is no density" in capsys.readouterr().out
+    assert evaluate([str(folder / "grey"), "--self-check", "--num-samples", "5", "--limit", "3"]) == 0
+
+
+def test_gaps_add_up(folder, capsys):
+    assert evaluate([str(folder / "d2"), "--gaps", "--num-samples", "300", "--limit", "4", "--json"]) == 0
+    found = {key: it["mean"] for key, it in json.loads(capsys.readouterr().out)["gaps"].items() if isinstance(it, dict)}
+    assert found["approximation"] + found["amortisation"] == pytest.approx(found["log_p_x"] - found["bound"])
+    assert found["amortisation"] >= 0
+    assert evaluate([str(folder / "d2"), "--gaps", "--num-samples", "300", "--limit", "4"]) == 0
+    assert "amort. gap" in capsys.readouterr().out
+
+
+def test_self_check_bounds_from_both_sides(folder, capsys):
+    run = str(folder / "d2")
+    assert evaluate([run, "--self-check", "--limit", "4", "--num-samples", "30", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)["self_check"]
+    assert record["lower"]["n"] == 4
+    assert record["gap"] == pytest.approx(record["upper"]["mean"] - record["lower"]["mean"])
+    assert abs(record["gap"]) < 0.5
+    assert evaluate([run, "--self-check", "--log-likelihood", "quadrature", "--limit", "4"]) == 0
+    assert "the estimate by quadrature lies inside" in capsys.readouterr().out
+
+
 def test_the_spelling_of_a_path_changes_no_number(folder, tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "own.npz", x=vae.load_data("digits", pixels="static").test.images().numpy()[:9])
     monkeypatch.chdir(tmp_path)
@@ -326,6 +393,14 @@ WRONG = [
     (evaluate, ["{d}/d4", "--split", "validation"], "there are no validation data in this run"),
     (evaluate, ["{d}/d4", "--checkpoint", "best"], "has no checkpoint best, only last"),
     (evaluate, ["{d}/d2", "--data", "{t}/no.npz"], "no such file"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "iwae"], "invalid choice: 'iwae'"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--num-samples", "0"], "'0' is no whole number of at least 1"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--chains", "8"], "--chains is of --log-likelihood hmc and ais"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "hmc", "--chains", "5"], "hmc needs an even number of at least 4, not 5"),
+    (evaluate, ["{d}/d4", "--log-likelihood", "quadrature"], "up to 3 latents, and the model has 4; use is or ais"),
+    (evaluate, ["{d}/d2", "--gaps", "--self-check"], "ask for one at a time"),
+    (evaluate, ["{d}/d2", "--gaps", "--log-likelihood", "is"], "leave --log-likelihood out"),
+    (evaluate, ["{d}/d2", "--self-check", "--split", "train"], "--self-check simulates its data"),
     (encode, ["{d}/d2"], "the following arguments are required: --out"),
     (encode, ["{d}/d2", "--out", "/proc/x/y.npz"], "/proc/x"),
     (main_manifold, ["{d}/d4"], "a manifold is drawn over 2 latents, and this model has 4"),

@@ -76,7 +76,7 @@ class IWAE:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class DReG:
-    """The importance-weighted bound, the encoder's gradient doubly reparameterized: sum_k v_k^2 (d log w_k/d z_k) d z_k.
+    """The importance-weighted bound, the encoder by double reparameterization: sum_k v_k^2 (d log w_k / d z_k) d z_k.
 
     Unbiased for the gradient of L_K, with a signal-to-noise ratio that grows as K^(1/2) (Tucker et al. 2019,
     equation 8).

@@ -6,8 +6,19 @@ FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract
 from vae.distributions.base import Family, Noise
 from vae.distributions.kl import KL, kl_divergence
 from vae.distributions.location_scale import Normal
-from vae.distributions.numerics import SUPPORTS, sum_from
+from vae.distributions.numerics import SUPPORTS, Support, sum_from, support_of
 
 FAMILIES: dict[str, type[Family]] = {"normal": Normal}
 
-__all__ = ["FAMILIES", "KL", "SUPPORTS", "Family", "Noise", "Normal", "kl_divergence", "sum_from"]
+__all__ = [
+    "FAMILIES",
+    "KL",
+    "SUPPORTS",
+    "Family",
+    "Noise",
+    "Normal",
+    "Support",
+    "kl_divergence",
+    "sum_from",
+    "support_of",
+]

@@ -107,7 +107,7 @@ def test_all_misfits_are_reported_at_once(tmp_path):
     assert f"{path}: train.seed: expected a whole number, not True" in lines
     assert "--set: train.batch_size: must be at least 1, not -5" in lines
     assert any("data.name: 'digitz' is not one of mnist, fashion_mnist" in line for line in lines)
-    assert any("data.pixels: 'gray' is not one of grey, threshold, static, dynamic" in line for line in lines)
+    assert any("data.pixels: 'gray' is not one of grey, threshold, static, dynamic, levels" in line for line in lines)
     assert len(lines) == 7
 
 
@@ -154,6 +154,14 @@ def test_all_misfits_are_reported_at_once(tmp_path):
         ({"data": {}}, "data.name: this setting is required"),
         ({"trian": {}}, "trian: no such setting; did you mean train?"),
         ({"modifiers": {"beta": -1}}, "modifiers.beta: must be at least 0, not -1"),
+        (
+            {"model": {"latent_dim": 2, "likelihood": {"name": "categorical", "levels": 1}}},
+            "model.likelihood.levels: must be at least 2 and at most 65536, not 1",
+        ),
+        (
+            {"model": {"latent_dim": 2, "likelihood": {"name": "negative_binomial", "dispersion": "per_gene"}}},
+            "model.likelihood.dispersion: 'per_gene' is not one of per_pixel_and_datum, per_pixel, shared",
+        ),
         ({"objective": {"name": "sgvb_b", "num_samples": 0}}, "objective.num_samples: must be at least 1"),
     ],
 )

@@ -89,6 +89,11 @@ def test_x_alone_is_split_by_the_seed(tmp_path):
         ((GREYS > 100).astype(np.float32), (1, 6, 7), "binary"),
         (GREYS / 255.0, (1, 6, 7), "grey"),
         (GREYS / 100.0, (1, 6, 7), "real"),
+        (GREYS.astype(np.int64), (1, 6, 7), "counts"),
+        (GREYS.reshape(30, 42).astype(np.uint16), (42,), "counts"),
+        (GREYS.astype(np.float32), (1, 6, 7), "counts"),
+        ((GREYS > 100).astype(np.int64), (1, 6, 7), "binary"),
+        (-1.0 * GREYS, (1, 6, 7), "real"),
     ],
 )
 def test_shapes_and_kinds_of_own_arrays(tmp_path, array, shape, kind):
@@ -161,6 +166,21 @@ def test_real_values_are_not_binarized(tmp_path):
         vae.load_data("npz", path=path, pixels="static")
 
 
+def test_levels_are_the_grey_levels_as_discrete_data(tmp_path):
+    grey, levels = vae.load_data("digits"), vae.load_data("digits", pixels="levels", validation_size=9)
+    assert levels.kind == "levels"
+    assert torch.equal(levels.test.images(), grey.test.images())
+    assert torch.equal(levels.evaluation_split("validation").x, grey.train.x[-9:])
+    assert torch.equal(levels.test.values[:, 0], torch.arange(17).double() / 16)
+    for array, wrong in ((GREYS / 100.0, r"\[0, 2\.5"), (GREYS.astype(np.int64), r"\[0, 255\]")):
+        path = npz(tmp_path, x=array)
+        with pytest.raises(DataError, match=rf"data\.pixels: levels keeps grey levels on \[0, 1\].*lie on {wrong}"):
+            vae.load_data("npz", path=path, pixels="levels")
+    path = npz(tmp_path, x_train=GREYS / 255.0, x_test=GREYS)
+    own = vae.data.read_user_split(path, (1, 6, 7), levels.settings)
+    assert torch.equal(own.x[:, 0], torch.from_numpy(GREYS))
+
+
 # ------------------------------------------------------------------------------------------------- order
 
 
@@ -183,6 +203,9 @@ def test_a_loader_must_give_floats():
     bytes_ = torch.utils.data.DataLoader(torch.zeros(4, 3, dtype=torch.uint8), batch_size=2)
     with pytest.raises(UsageError, match="must give tensors of floats"):
         list(Loader(bytes_, (3,), "real", CPU, torch.float32).epoch(0, 0, Streams(0, CPU)))
+    off = torch.utils.data.DataLoader(torch.rand(4, 3), batch_size=2)
+    with pytest.raises(UsageError, match=r"the likelihood's support is levels_17: 0, 1/16, 2/16, \.\.\., 1"):
+        list(Loader(off, (3,), "levels_17", CPU, torch.float32).epoch(0, 0, Streams(0, CPU)))
     with pytest.raises(UsageError, match="must know its length"):
         Loader(iter([]), (3,), "real", CPU, torch.float32)
 
@@ -209,7 +232,11 @@ OBJECTS = np.array([{"a": 1}], dtype=object)
         ({"x": GREYS[0, 0]}, r"has shape \(7,\)"),
         ({"x": np.float32(3)}, r"has shape \(\)"),
         ({"x": np.zeros((0, 4), np.float32)}, "none of them 0"),
-        ({"x": GREYS.astype(np.int64)}, "is int64; save grey levels 0..255 as uint8"),
+        (
+            {"x": -GREYS.astype(np.int64)},
+            r"is int64 on \[-255, 0\]; whole numbers are counts.*grey levels 0..255 as uint8",
+        ),
+        ({"x": 2**24 + GREYS.astype(np.int64)}, "what float32 holds"),
         ({"x": np.array([["a", "b"]])}, "save grey levels"),
         ({"x": GREYS.astype(complex)}, "is complex128"),
         ({"x": np.full((4, 3), np.nan)}, "datum 0 has a value that is not finite"),

@@ -25,7 +25,7 @@ from vae.data.sets import DataSettings
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound
 from vae.training import checkpoint, read_settings
-from vae.training.build import build_algorithm, build_objective
+from vae.training.build import build_algorithm, build_objective, resolve
 from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
 from vae.training.log import Log
 from vae.training.opened import open_run
@@ -321,6 +321,99 @@ def test_the_kind_is_of_all_splits_and_the_support_is_checked_on_all(tmp_path):
     raw = {**config(model={"likelihood": "bernoulli"}), "data": options}
     with pytest.raises(ConfigError, match="bernoulli needs 0 or 1"):
         train(read_settings(raw), tmp_path / "x", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "likelihood", "options"),
+    [
+        ("grey", "grey_cross_entropy", {}),
+        ("levels", "discretized_logistic", {"levels": 17, "scale": "per_pixel_and_datum"}),
+        ("dynamic", "bernoulli", {}),
+    ],
+)
+def test_the_kind_of_the_data_chooses_the_likelihood(pixels, likelihood, options):
+    settings, shape, kind = resolve(read_settings(config(data={"pixels": pixels})))
+    assert (settings.model.likelihood.name, settings.model.likelihood.options) == (likelihood, options)
+    assert kind == vae.load_data("digits", pixels=pixels).kind
+    assert shape == SHAPE
+
+
+def test_counts_choose_the_negative_binomial(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).poisson(3, (40, 7)))
+    raw = {**config(), "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}
+    assert resolve(read_settings(raw))[0].model.likelihood.name == "negative_binomial"
+
+
+def own_data(tmp_path, values):
+    np.savez(tmp_path / "own.npz", x=np.resize(values, (40, 64)))
+    return {"name": "npz", "path": str(tmp_path / "own.npz")}
+
+
+@pytest.mark.parametrize(
+    ("values", "likelihood", "message"),
+    [
+        (
+            [0.0, 0.5],
+            {"name": "negative_binomial"},
+            r"negative_binomial needs 0, 1, 2, \.\.\., and the data of npz are grey, on \[0, 0\.5\]; likelihoods that "
+            "fit: grey_cross_entropy, gaussian, continuous_bernoulli, categorical, discretized_logistic$",
+        ),
+        (
+            [0, 1, 7],
+            {"name": "continuous_bernoulli"},
+            "continuous_bernoulli needs 0 to 1, and the data of npz are counts; likelihoods that fit: gaussian, "
+            "negative_binomial$",
+        ),
+        ([0, 7], {"name": "categorical"}, r"categorical needs 0, 1/255, 2/255, \.\.\., 1, and .* are counts"),
+        (
+            [0.0, 0.3, 1.0],
+            {"name": "categorical"},
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and among the data of npz is 0\.3; "
+            "model.likelihood.levels=11 fits them",
+        ),
+        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they lie on no grid of up to 256 levels"),
+    ],
+)
+def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, message):
+    raw = {**config(model={"likelihood": likelihood}), "data": own_data(tmp_path, values)}
+    with pytest.raises(ConfigError, match=message):
+        train(read_settings(raw), tmp_path / "x", verbose=False)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "likelihood"),
+    [
+        ([0.0, 1.0], {"name": "negative_binomial"}),  # counts that happen to be no larger
+        ([0.0, 1.0], {"name": "categorical", "levels": 2}),
+        ([0.0, 0.3, 1.0], {"name": "categorical", "levels": 11}),
+        (np.array([0, 9, 255], np.uint8), {"name": "discretized_logistic"}),
+        ([0, 7], {"name": "gaussian"}),
+    ],
+)
+def test_data_that_a_likelihood_fits(tmp_path, values, likelihood):
+    raw = config(model={"likelihood": likelihood}, train={"epochs": 1})
+    run, data = train(read_settings({**raw, "data": own_data(tmp_path, values)}), None, verbose=False)
+    assert torch.isfinite(run.model.elbo(data.test.images())).all()
+
+
+def test_a_number_of_levels_that_is_not_the_datas_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="data of digits is 0.0625; model.likelihood.levels=17 fits them"):
+        train(
+            read_settings(config(data={"pixels": "levels"}, model={"likelihood": "categorical"})), None, verbose=False
+        )
+    model = vae.build(config(data={"pixels": "levels"}))
+    with pytest.raises(
+        UsageError, match=r"DiscretizedLogistic likelihood is of values 0, 1/16, 2/16, \.\.\., 1; these"
+    ):
+        model.elbo(torch.full((2, 64), 0.5 / 16))
+
+
+def test_binary_pixels_drawn_anew_fit_every_likelihood_of_levels():
+    raw = config(
+        data={"pixels": "dynamic"}, model={"likelihood": {"name": "categorical", "levels": 2}}, train={"epochs": 1}
+    )
+    train(read_settings(raw), None, verbose=False)
 
 
 def test_downloaded_bytes_are_checked_before_they_are_put_in_place(tmp_path, monkeypatch):

@@ -28,8 +28,12 @@ _WHERE = {
     "DiagonalGaussian": ("vae.posteriors", "DiagonalGaussian"),
     "StandardNormal": ("vae.priors", "StandardNormal"),
     "Bernoulli": ("vae.likelihoods", "Bernoulli"),
+    "Categorical": ("vae.likelihoods", "Categorical"),
+    "ContinuousBernoulli": ("vae.likelihoods", "ContinuousBernoulli"),
+    "DiscretizedLogistic": ("vae.likelihoods", "DiscretizedLogistic"),
     "Gaussian": ("vae.likelihoods", "Gaussian"),
     "GreyCrossEntropy": ("vae.likelihoods", "GreyCrossEntropy"),
+    "NegativeBinomial": ("vae.likelihoods", "NegativeBinomial"),
     "EstimatorA": ("vae.objectives", "EstimatorA"),
     "EstimatorB": ("vae.objectives", "EstimatorB"),
     "evaluate_bound": ("vae.evaluation", "evaluate_bound"),
@@ -44,8 +48,12 @@ if TYPE_CHECKING:
     from vae.errors import VaeError as VaeError
     from vae.evaluation import evaluate_bound as evaluate_bound
     from vae.likelihoods import Bernoulli as Bernoulli
+    from vae.likelihoods import Categorical as Categorical
+    from vae.likelihoods import ContinuousBernoulli as ContinuousBernoulli
+    from vae.likelihoods import DiscretizedLogistic as DiscretizedLogistic
     from vae.likelihoods import Gaussian as Gaussian
     from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy
+    from vae.likelihoods import NegativeBinomial as NegativeBinomial
     from vae.models import VAE as VAE
     from vae.networks import ConvDecoder as conv_decoder
     from vae.networks import ConvEncoder as conv_encoder

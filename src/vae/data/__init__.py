@@ -5,10 +5,11 @@
 
 from vae.data.batches import Loader, Resident
 from vae.data.pixels import PIXELS
-from vae.data.sets import DATASETS, IMAGE_SHAPES, Data, Split, kind_of, load_data, read_user_split
+from vae.data.sets import DATASETS, GREY_LEVELS, IMAGE_SHAPES, Data, Split, kind_of, load_data, read_user_split
 
 __all__ = [
     "DATASETS",
+    "GREY_LEVELS",
     "IMAGE_SHAPES",
     "PIXELS",
     "Data",

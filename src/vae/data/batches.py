@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vae.data.pixels import draw, expand
 from vae.data.sets import Split
-from vae.distributions import SUPPORTS
+from vae.distributions import support_of
 from vae.errors import UsageError
 from vae.randomness import Streams, permutation
 
@@ -47,7 +47,7 @@ class Resident:
 
 
 class Loader:
-    """Any `torch.utils.data.DataLoader` of images on [0, 1], or of (images, ...) tuples.
+    """Any `torch.utils.data.DataLoader` of images (floats, on [0, 1] if they are grey), or of (images, ...) tuples.
 
     Its order is its own affair: a run resumes from the ends of epochs, bit for bit if the loader has a generator.
     """
@@ -72,16 +72,18 @@ class Loader:
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
         """The minibatches of an epoch, as images (M, *shape). UsageError where shape or values do not fit."""
+        support = support_of(self.support)
         for batch in self.loader:
             images = batch[0] if isinstance(batch, list | tuple) else batch
             if not isinstance(images, Tensor) or not images.is_floating_point():
-                raise UsageError("the DataLoader must give tensors of floats on [0, 1], alone or first in a tuple")
+                raise UsageError("the DataLoader must give tensors of floats, alone or first in a tuple")
             if tuple(images.shape[1:]) not in (self.shape, (math.prod(self.shape),)):
                 raise UsageError(f"the DataLoader gives {tuple(images.shape)}, and the model is of {self.shape}")
-            if not SUPPORTS[self.support](images):
+            if not support(images):
                 low, high = images.min().item(), images.max().item()
                 raise UsageError(
-                    f"the DataLoader gives values on [{low:g}, {high:g}]; the likelihood's support is {self.support}"
+                    f"the DataLoader gives values on [{low:g}, {high:g}]; the likelihood's support is {self.support}: "
+                    f"{support.words}"
                 )
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
 

@@ -1,4 +1,4 @@
-"""What a pixel means: a grey level, or a binary value drawn from it by threshold, once, or anew each time."""
+"""What a pixel means: an intensity, one of a number of levels, or a binary value made from it."""
 
 from collections.abc import Callable
 
@@ -18,19 +18,21 @@ def _static(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
 
 
 # How to binarize grey levels once, as a function (images on [0, 1], index, seed, name of the split). `grey` keeps
-# the levels; `dynamic` draws training pixels anew at each step (`draw`) and evaluates on one static draw.
+# them as intensities and `levels` as discrete data, the same numbers of another kind; `dynamic` draws training pixels
+# anew at each step (`draw`) and evaluates on one static draw.
 PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
     "grey": None,
     "threshold": _threshold,
     "static": _static,
     "dynamic": _static,
+    "levels": None,
 }
 
 
 def binarize(rule: str, x: Tensor, scale: float, index: Tensor, seed: int, name: str, chunk: int = 4096) -> Tensor:
     """Binary pixels as uint8, in chunks so that memory stays that of the bytes."""
     binarizer = PIXELS[rule]
-    assert binarizer is not None, "grey pixels stay as they are"
+    assert binarizer is not None, "grey levels stay as they are"
     parts = [
         binarizer(expand(rows, scale, torch.float32), places, seed, name).to(torch.uint8)
         for rows, places in zip(x.split(chunk), index.split(chunk), strict=True)

@@ -36,7 +36,6 @@ class Raw(NamedTuple):
     y_train: Any | None
     y_test: Any | None
     rule: str
-    levels: int = 255  # the largest grey level of bytes
     classes: tuple[str, ...] = ()
     index_train: Any | None = None
     index_test: Any | None = None
@@ -103,11 +102,14 @@ def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
 
     digits = load_digits()
     x = digits.images.astype(np.uint8)[:, None]
-    return _seeded_split(x, digits.target, test_size, seed, levels=16)
+    return _seeded_split(x, digits.target, test_size, seed)
 
 
 def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
-    """Your own arrays: x_train and x_test, or x alone (a seeded tenth to test); labels y_train, y_test, y."""
+    """Your own arrays: x_train and x_test, or x alone (a seeded tenth to test); labels y_train, y_test, y.
+
+    Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, in whatever type they are saved.
+    """
     return _from_arrays(files.read_npz(Path(path)), path, seed, test_size)
 
 
@@ -152,8 +154,15 @@ def _checked(x: Any, y: Any | None, place: str) -> tuple[Any, Any | None]:
         if not np.isfinite(x).all():
             bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
             raise DataError(f"{place}: datum {bad} has a value that is not finite (NaN or infinite in float32)")
+    elif np.issubdtype(x.dtype, np.integer):
+        if x.min() < 0 or x.max() > 2**24:
+            raise DataError(
+                f"{place}: is {x.dtype} on [{x.min()}, {x.max()}]; whole numbers are counts, 0 to 2^24 (what float32 "
+                "holds); save grey levels 0..255 as uint8, other data as floats"
+            )
+        x = x.astype(np.float32)
     else:
-        raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats")
+        raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats or counts")
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
         raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number a datum")
     return (x[:, None] if x.ndim == 3 else x), None if y is None else y.astype(np.int64)
@@ -201,6 +210,7 @@ IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
     "frey_face": (1, 28, 20),
     "digits": (1, 8, 8),
 }
+GREY_LEVELS = {"digits": 17}  # of the data sets of bytes; 256 where none stands here
 
 # ------------------------------------------------------------------------------------- settings
 
@@ -216,7 +226,11 @@ class DataSettings:
 
     name: Annotated[str, OneOf(DATASETS), "which data set; its own options stand beside it"]
     root: Annotated[str | None, "the folder of the data; else $VAE_DATA, else data/"] = None
-    pixels: Annotated[str, OneOf(PIXELS), "grey levels, or binarized: by threshold, once, or anew each time"] = "grey"
+    pixels: Annotated[
+        str,
+        OneOf(PIXELS),
+        "grey intensities, discrete levels, or binary: by threshold, once, anew",
+    ] = "grey"
     train_size: Annotated[Count | None, "how many to train on; without it, the whole training split"] = None
     validation_size: Annotated[Index, "how many of the rest of the training split to validate on"] = 0
     train_from: Annotated[Literal["start", "end"], "the end of the file's training split that is trained on"] = "start"
@@ -230,6 +244,8 @@ def data_root(root: str | None) -> Path:
 
 
 # ------------------------------------------------------------------------------------- splits
+
+Kind = Literal["binary", "grey", "levels", "counts", "real"]
 
 
 @dataclass(frozen=True)
@@ -259,6 +275,12 @@ class Split:
         return expand(self.x[rows].to(device), self.scale, dtype)
 
     @property
+    def values(self) -> Tensor:
+        """The values that occur, float64; those of bytes once each."""
+        x = torch.bincount(self.x.flatten()).nonzero() if self.x.dtype == torch.uint8 else self.x
+        return x.double() / self.scale
+
+    @property
     def range(self) -> tuple[float, float]:
         """The smallest and the largest value."""
         return self.x.min().item() / self.scale, self.x.max().item() / self.scale
@@ -271,11 +293,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split. `kind` (binary, grey, real) is judged by the values; `rule` says how the splits were made."""
+    """A data set, split. `kind` is judged by the values (and pixels: levels); `rule` says how the splits were made."""
 
     settings: DataSettings
     shape: tuple[int, ...]
-    kind: Literal["binary", "grey", "real"]
+    kind: Kind
     rule: str
     train: Split
     test: Split
@@ -331,7 +353,7 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     if size < 1 or size + gap + held > total:
         wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
         raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
-    scale = float(raw.levels) if x.dtype == torch.uint8 else 1.0
+    scale = GREY_LEVELS.get(settings.name, 256) - 1.0 if x.dtype == torch.uint8 else 1.0
     first = 0 if settings.train_from == "start" else total - size
     train_rows = slice(first, first + size)
     start = size + gap if settings.train_from == "start" else first - gap - held
@@ -344,10 +366,13 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
             return split
         if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
             low, high = x.min().item(), x.max().item()
+            does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
             raise DataError(
-                f"data.pixels: {settings.pixels} binarizes intensities on [0, 1], and the values of {settings.name} "
+                f"data.pixels: {settings.pixels} {does} on [0, 1], and the values of {settings.name} "
                 f"lie on [{low:g}, {high:g}]; use pixels: grey"
             )
+        if settings.pixels == "levels":
+            return split
         dynamic = settings.pixels == "dynamic" and name == "train" and rows == train_rows
         return replace(split, dynamic=True) if dynamic else _fixed(split, name, settings)
 
@@ -356,19 +381,22 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     x_test = torch.from_numpy(np.ascontiguousarray(raw.x_test))
     y_test = None if raw.y_test is None else torch.from_numpy(np.ascontiguousarray(raw.y_test)).long()
     test = part(x_test, y_test, raw.index_test, slice(None), "test")
-    kind = kind_of(*(split for split in (train, validation, test) if split is not None))
+    judged = kind_of(*(split for split in (train, validation, test) if split is not None))
+    kind: Kind = "levels" if settings.pixels == "levels" else judged
     return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, raw.classes)
 
 
-def kind_of(*splits: Split) -> Literal["binary", "grey", "real"]:
-    """The kind of the values, as a model sees them: all 0 or 1, all on [0, 1], or real."""
+def kind_of(*splits: Split) -> Kind:
+    """The kind of the values, as a model sees them: all 0 or 1, all on [0, 1], all whole and not negative, or real."""
     if any(s.dynamic for s in splits):
         return "binary"
     if all(s.scale != 1 for s in splits):  # bytes: grey levels
         return "grey"
     if all(SUPPORTS["binary"](s.x) for s in splits):
         return "binary"
-    return "grey" if all(SUPPORTS["unit_interval"](s.images(dtype=torch.float64)) for s in splits) else "real"
+    if all(SUPPORTS["unit_interval"](s.images(dtype=torch.float64)) for s in splits):
+        return "grey"
+    return "counts" if all(s.scale == 1 and SUPPORTS["counts"](s.x) for s in splits) else "real"
 
 
 def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
@@ -388,4 +416,4 @@ def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSett
     labels = None if y is None else torch.from_numpy(y).long()
     scale = 255.0 if x.dtype == np.uint8 else 1.0
     split = Split(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *shape), labels, torch.arange(len(x)), scale)
-    return split if settings.pixels == "grey" or kind_of(split) != "grey" else _fixed(split, "test", settings)
+    return _fixed(split, "test", settings) if PIXELS[settings.pixels] and kind_of(split) == "grey" else split

@@ -6,7 +6,7 @@ FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract
 from vae.distributions.base import Family, Noise, detached
 from vae.distributions.kl import KL, has_exact_kl, kl_divergence
 from vae.distributions.location_scale import Normal
-from vae.distributions.numerics import SUPPORTS, sum_from
+from vae.distributions.numerics import SUPPORTS, Support, sum_from, support_of
 
 FAMILIES: dict[str, type[Family]] = {"normal": Normal}
 
@@ -17,8 +17,10 @@ __all__ = [
     "Family",
     "Noise",
     "Normal",
+    "Support",
     "detached",
     "has_exact_kl",
     "kl_divergence",
     "sum_from",
+    "support_of",
 ]

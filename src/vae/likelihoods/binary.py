@@ -1,9 +1,12 @@
-"""Likelihoods of pixels that are on or off."""
+"""Likelihoods of pixels that are on or off, or anywhere between."""
 
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vae.distributions import Noise
 
 
 class BernoulliLogits(NamedTuple):
@@ -13,12 +16,22 @@ class BernoulliLogits(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
         """x l - log(1 + e^l), exact for logits of any size, nats."""
-        return -F.binary_cross_entropy_with_logits(self.logits, x.expand_as(self.logits), reduction="none")
+        logits, x = torch.broadcast_tensors(self.logits, x)
+        return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
     @property
     def mean(self) -> Tensor:
         """P(x = 1)."""
         return self.logits.sigmoid()
+
+    @property
+    def noise(self) -> Noise:
+        """Uniform on [0, 1), one number a pixel."""
+        return Noise("uniform", tuple(self.logits.shape))
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """x = 1 where u < p, else 0."""
+        return (noise < self.mean).to(self.logits.dtype)
 
 
 class Bernoulli(nn.Module):
@@ -47,3 +60,71 @@ class GreyCrossEntropy(Bernoulli):
 
     support: ClassVar[str] = "unit_interval"
     is_density: ClassVar[bool] = False
+
+
+# ------------------------------------------------------------------------------------- continuous Bernoulli
+
+SMALL = 0.1  # below it the closed forms cancel, and their series are exact to the rounding of float64
+
+
+def log_expm1_ratio(t: Tensor) -> Tensor:
+    """A(t) = log((e^t - 1) / t) = max(t, 0) + log(1 - e^{-|t|}) - log|t|, A(0) = 0, for t of any size.
+
+    It is the log-normaliser of the density e^{t x} on [0, 1].
+    """
+    small = t.abs() < SMALL
+    safe = torch.where(small, 1.0, t)  # lest the branch not taken leave NaN in the gradient
+    size, square = safe.abs(), t.square()
+    closed = safe.clamp(min=0) + (-torch.expm1(-size)).log() - size.log()
+    series = t / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    return torch.where(small, series, closed)
+
+
+class ContinuousBernoulliLogits(NamedTuple):
+    """Independent pixels on [0, 1] with density e^{l x} l / (e^l - 1), l = logits."""
+
+    logits: Tensor  # (L, M, *data_shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
+        """x l - A(l), nats."""
+        return x * self.logits - log_expm1_ratio(self.logits)
+
+    @property
+    def mean(self) -> Tensor:
+        """A'(l) = 1 / (1 - e^{-l}) - 1 / l, which is not sigmoid(l)."""
+        small = self.logits.abs() < SMALL
+        safe = torch.where(small, 1.0, self.logits)
+        square = self.logits.square()
+        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square / 30240))
+        return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
+
+    @property
+    def noise(self) -> Noise:
+        """Uniform on [0, 1), one number a pixel."""
+        return Noise("uniform", tuple(self.logits.shape))
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """The inverse of F(x) = (e^{l x} - 1) / (e^l - 1) at u; for l > 0 by F(x; l) = 1 - F(1 - x; -l)."""
+        size = self.logits.abs().clamp(min=1e-12)
+        positive = self.logits > 0
+        x = -torch.log1p(torch.where(positive, 1 - noise, noise) * torch.expm1(-size)) / size
+        return torch.where(positive, 1 - x, x).clamp(0, 1)
+
+
+class ContinuousBernoulli(nn.Module):
+    """Pixels on [0, 1]: log p(x|z) = sum_d x_d l_d - A(l_d), A(l) = log((e^l - 1) / l), l = decoder(z).
+
+    The Bernoulli's formula with the normaliser that makes it a density (Loaiza-Ganem & Cunningham 2019). The network
+    gives l, one a pixel; what it shows is the mean, A'(l).
+    """
+
+    support: ClassVar[str] = "unit_interval"
+    is_density: ClassVar[bool] = True
+
+    def __init__(self, data_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.data_shape = self.output_shape = tuple(data_shape)
+
+    def forward(self, outputs: Tensor) -> ContinuousBernoulliLogits:
+        """The distribution of the pixels."""
+        return ContinuousBernoulliLogits(outputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae.distributions import SUPPORTS, Noise, Normal, has_exact_kl, kl_divergence, sum_from
+from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, sum_from, support_of
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
 from vae.priors import StandardNormal
@@ -125,10 +125,10 @@ class VAE(nn.Module):
         log p(x|z) - KL(q(z|x) || p(z)), z = mean + std * eps (paper, equation 7); eps of datum m depends on (seed, m).
         """
         x = self._images(x)
-        support = str(self.likelihood_head.support)
-        if not SUPPORTS[support](x):
-            name, wanted = type(self.likelihood_head).__name__, {"binary": "0 or 1"}.get(support, "on [0, 1]")
-            raise UsageError(f"the {name} likelihood is of values {wanted}; these x lie outside of that")
+        support = support_of(str(self.likelihood_head.support))
+        if not support(x):
+            name = type(self.likelihood_head).__name__
+            raise UsageError(f"the {name} likelihood is of values {support.words}; these x lie outside of that")
         kind, shape = self.noise
         noise = datum_noise(kind, seed, "elbo", range(len(x)), (1, *shape))  # (M, 1, J)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
-from vae.data import IMAGE_SHAPES, Split, kind_of, load_data
+from vae.data import GREY_LEVELS, IMAGE_SHAPES, Split, kind_of, load_data
+from vae.distributions import support_of
 from vae.errors import ConfigError
 from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
 from vae.models import VAE
@@ -39,7 +40,7 @@ def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
     """The settings with their likelihood, the shape of a datum, and the kind of its values."""
     name, pixels = settings.data.name, settings.data.pixels
     if name in IMAGE_SHAPES:
-        kind = "grey" if pixels == "grey" else "binary"
+        kind = pixels if pixels in ("grey", "levels") else "binary"
         return with_likelihood(settings, kind), IMAGE_SHAPES[name], kind
     data = load_data(settings.data)
     return with_likelihood(settings, data.kind), data.shape, data.kind
@@ -51,6 +52,8 @@ def with_likelihood(settings: Settings, kind: str) -> Settings:
         return settings
     name = DEFAULT_LIKELIHOOD[kind]
     options = {key: option.default for key, option in options_of(LIKELIHOODS[name]).items()}
+    if "levels" in options:
+        options["levels"] = GREY_LEVELS.get(settings.data.name, 256)
     return replace(settings, model=replace(settings.model, likelihood=Part(name, options)))
 
 
@@ -128,22 +131,47 @@ def choose_device(name: str, precision: str = "auto") -> torch.device:
 def check_support(split: Split, source: str, model: VAE) -> None:
     """ConfigError where values of the data lie outside the likelihood's support: range, kind, and what fits."""
     check_kind(kind_of(split), split.range, source, model)
+    levels = getattr(model.likelihood_head, "levels", None)
+    if levels is not None and not split.dynamic:
+        _check_levels(levels, split.values, source, model)
+
+
+def _check_levels(levels: int, values: Tensor, source: str, model: VAE) -> None:
+    """ConfigError where values lie off the grid of so many levels: one of them, and the grid that they do lie on."""
+    support = support_of(f"levels_{levels}")
+    if support(values):
+        return
+    values = values.unique()
+    off = next(value.item() for value in values if not support(value))
+    fitting = (k for k in range(2, 257) if support_of(f"levels_{k}")(values))
+    cure = next((f"model.likelihood.levels={k} fits them" for k in fitting), None)
+    name = _row(model)
+    raise ConfigError(
+        f"model.likelihood: {name} of {levels} levels needs {support.words}, and among the data of {source} is "
+        f"{off:g}; {cure or 'they lie on no grid of up to 256 levels, so take a likelihood of values on [0, 1]'}"
+    )
 
 
 def check_kind(kind: str, value_range: tuple[float, float], source: str, model: VAE) -> None:
     """ConfigError where data of a kind do not fit the likelihood."""
-    fits = FITTING_SUPPORTS[kind]
-    if model.likelihood_head.support in fits:
+    head, fits = model.likelihood_head, FITTING_SUPPORTS[kind]
+    support = type(head).support  # type: ignore[attr-defined]  # of the row; an instance may name its own grid
+    if support in fits:
         return
     low, high = value_range
-    name = next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
+    within = "" if kind == "counts" else f", on [{low:g}, {high:g}]"
     fitting = [key for key, row in LIKELIHOODS.items() if row.support in fits]  # type: ignore[attr-defined]
-    cure = ", or binarize them: data.pixels threshold, static or dynamic" if kind == "grey" else ""
-    wanted = {"binary": "0 or 1", "unit_interval": "values on [0, 1]"}[str(model.likelihood_head.support)]
+    grey = kind in ("grey", "levels") and support == "binary"
+    cure = ", or binarize them: data.pixels threshold, static or dynamic" if grey else ""
     raise ConfigError(
-        f"model.likelihood: {name} needs {wanted}, and the data of {source} are {kind}, on [{low:g}, {high:g}]; "
-        f"likelihoods that fit: {', '.join(fitting)}{cure}"
+        f"model.likelihood: {_row(model)} needs {support_of(str(head.support)).words}, and the data of {source} are "
+        f"{kind}{within}; likelihoods that fit: {', '.join(fitting)}{cure}"
     )
+
+
+def _row(model: VAE) -> str:
+    """The name of the likelihood in LIKELIHOODS."""
+    return next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
 
 
 def check_batch_norm(model: VAE, smallest_batch: int, num_samples: int) -> None:

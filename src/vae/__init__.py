@@ -36,7 +36,17 @@ _WHERE = {
     "NegativeBinomial": ("vae.likelihoods", "NegativeBinomial"),
     "EstimatorA": ("vae.objectives", "EstimatorA"),
     "EstimatorB": ("vae.objectives", "EstimatorB"),
+    "IWAE": ("vae.objectives", "IWAE"),
+    "DReG": ("vae.objectives", "DReG"),
+    "StickingTheLanding": ("vae.objectives", "StickingTheLanding"),
+    "ScoreFunction": ("vae.objectives", "ScoreFunction"),
     "evaluate_bound": ("vae.evaluation", "evaluate_bound"),
+    "measure": ("vae.evaluation", "measure"),
+    "ImportanceSampling": ("vae.evaluation", "ImportanceSampling"),
+    "FittedDensity": ("vae.evaluation", "FittedDensity"),
+    "Annealed": ("vae.evaluation", "Annealed"),
+    "Quadrature": ("vae.evaluation", "Quadrature"),
+    "Gaps": ("vae.evaluation", "Gaps"),
     "VaeError": ("vae.errors", "VaeError"),
 }
 
@@ -46,7 +56,13 @@ if TYPE_CHECKING:
     from vae.data import Data as Data
     from vae.data import load_data as load_data
     from vae.errors import VaeError as VaeError
+    from vae.evaluation import Annealed as Annealed
+    from vae.evaluation import FittedDensity as FittedDensity
+    from vae.evaluation import Gaps as Gaps
+    from vae.evaluation import ImportanceSampling as ImportanceSampling
+    from vae.evaluation import Quadrature as Quadrature
     from vae.evaluation import evaluate_bound as evaluate_bound
+    from vae.evaluation import measure as measure
     from vae.likelihoods import Bernoulli as Bernoulli
     from vae.likelihoods import Categorical as Categorical
     from vae.likelihoods import ContinuousBernoulli as ContinuousBernoulli
@@ -59,8 +75,12 @@ if TYPE_CHECKING:
     from vae.networks import ConvEncoder as conv_encoder
     from vae.networks import MLPDecoder as mlp_decoder
     from vae.networks import MLPEncoder as mlp_encoder
+    from vae.objectives import IWAE as IWAE
+    from vae.objectives import DReG as DReG
     from vae.objectives import EstimatorA as EstimatorA
     from vae.objectives import EstimatorB as EstimatorB
+    from vae.objectives import ScoreFunction as ScoreFunction
+    from vae.objectives import StickingTheLanding as StickingTheLanding
     from vae.posteriors import DiagonalGaussian as DiagonalGaussian
     from vae.priors import StandardNormal as StandardNormal
     from vae.training import Run as Run

@@ -69,15 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     likelihood.check(args)
     opened, split, name = _open(args)
-    further = args.log_likelihood is not None or args.gaps or args.self_check
-    elbo_samples = 1 if further else args.num_samples or 1
+    answers, columns = likelihood.ask(opened.model, split, name, args)  # first: it may refuse
+    elbo_samples = 1 if answers else args.num_samples or 1
     record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size)
-    if args.self_check:
-        record["self_check"] = likelihood.self_check(opened.model, args)
-    elif further:
-        key, ask = ("gaps", likelihood.gaps) if args.gaps else ("log_p_x", likelihood.log_likelihood)
-        record[key], columns = ask(opened.model, split, name, args)
-        values.update(columns)
+    record.update(answers)
+    values.update(columns)
     if args.data is not None:
         record["data"] = args.data
     if args.save:

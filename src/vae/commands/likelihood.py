@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from vae.errors import UsageError
@@ -37,12 +38,25 @@ def estimator_of(method: str, num_samples: int | None, chains: int | None) -> An
     return LOG_LIKELIHOODS[method](**{key: value for key, value in options.items() if value is not None})
 
 
+def ask(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the arguments ask beyond the ELBO: a record, empty where they ask nothing, and the values of each datum."""
+    if args.self_check:
+        return {"self_check": self_check(model, args)}, {}
+    if args.gaps:
+        record, columns = gaps(model, split, name, args)
+        return {"gaps": record}, columns
+    if args.log_likelihood is not None:
+        record, columns = log_likelihood(model, split, name, args)
+        return {"log_p_x": record}, columns
+    return {}, {}
+
+
 def log_likelihood(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record of --log-likelihood, and the values of each datum."""
-    from vae.evaluation import evaluate_columns
+    from vae.evaluation import measure
 
     estimator = estimator_of(args.log_likelihood, args.num_samples, args.chains)
-    columns = evaluate_columns(model, split, estimator, name=name, seed=args.seed, verbose=True)
+    columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
     return describe(estimator, columns, model.latent_dim), {k: v.numpy() for k, v in columns.values.items()}
 
 
@@ -71,10 +85,10 @@ def describe(estimator: Any, columns: Columns, latent_dim: int) -> dict[str, Any
 
 def gaps(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record of --gaps, and the values of each datum."""
-    from vae.evaluation import Gaps, evaluate_columns, summary
+    from vae.evaluation import Gaps, measure, summary
 
     estimator = Gaps() if args.num_samples is None else Gaps(args.num_samples)
-    columns = evaluate_columns(model, split, estimator, name=name, seed=args.seed, verbose=True)
+    columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
     record = {key: summary(columns[key]) for key in ("log_p_x", "best", "bound", "approximation", "amortisation")}
     return {**record, "num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}, {
         k: v.numpy() for k, v in columns.values.items()
@@ -83,27 +97,25 @@ def gaps(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any]
 
 def self_check(model: VAE, args: Any) -> dict[str, Any]:
     """log p(x) of data simulated from the model, bounded from both sides, and the chosen estimate beside."""
-    from vae.evaluation import Annealed, SandwichedAnnealing, evaluate_columns, simulated, summary
+    from vae.evaluation import Annealed, SandwichedAnnealing, measure, simulated, summary
 
     count = args.limit or SIMULATED
     split, codes = simulated(model, count, args.seed)
     method = args.log_likelihood or "ais"
     annealing = estimator_of("ais", args.num_samples if method == "ais" else None, args.chains)
     assert isinstance(annealing, Annealed)
-    both = evaluate_columns(
-        model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True
-    )
+    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True)
     lower, upper = summary(both["log_p_x"]), summary(both["upper"])
     gap = upper["mean"] - lower["mean"]
     record: dict[str, Any] = {"lower": lower, "upper": upper, "gap": gap, "seconds": round(both.seconds, 3)}
     words = f"on data simulated from this model, log p(x) lies within a gap of {gap:.3f} nats"
     if method != "ais":
         estimator = estimator_of(method, args.num_samples, args.chains if method == "hmc" else None)
-        columns = evaluate_columns(model, split, estimator, name="simulated", seed=args.seed, verbose=True)
+        columns = measure(model, split, estimator, name="simulated", seed=args.seed, verbose=True)
         record["estimate"] = describe(estimator, columns, model.latent_dim)
-        off = columns["log_p_x"].mean().item()
-        slack = 3 * columns.monte_carlo_error() + 1e-6
-        inside = lower["mean"] - slack <= off <= upper["mean"] + slack
+        estimate, own = columns["log_p_x"].mean().item(), columns.monte_carlo_error()
+        below, above = (3 * math.hypot(own, both.monte_carlo_error(name)) for name in ("error", "upper_error"))
+        inside = lower["mean"] - below <= estimate <= upper["mean"] + above
         words += f"; the estimate by {method} lies " + (
             "inside" if inside else "outside: do not trust it on this model"
         )

@@ -6,7 +6,7 @@ from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes
 from vae.evaluation.density import FittedDensity
 from vae.evaluation.gaps import Gaps
 from vae.evaluation.importance import ImportanceSampling
-from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, evaluate_columns
+from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
 from vae.evaluation.quadrature import Quadrature
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "Quadrature",
     "SandwichedAnnealing",
     "evaluate_bound",
-    "evaluate_columns",
+    "measure",
     "posterior_codes",
     "simulated",
     "summary",

@@ -112,6 +112,12 @@ def anneal(
     return log_w, torch.stack(acceptance).mean(0) if acceptance else torch.ones_like(log_w[0])
 
 
+def disagreement(log_w: Tensor) -> tuple[Tensor, Tensor]:  # (C, M) -> (M,), (M,)
+    """The effective number of chains, and the squared standard error of the log of their mean weight (delta method)."""
+    ess = (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
+    return ess, (1 / ess - 1 / len(log_w)).clamp(min=0)
+
+
 @dataclass(frozen=True)
 class Annealed:
     """Annealed importance sampling from q(z|x), or from the prior, to p(x, z); chains are averaged as weights."""
@@ -137,8 +143,7 @@ class Annealed:
         """The columns, once path and kernel are fixed."""
         z = first.transform(noise("ais/start", self._noise_of(model), self.chains))
         log_w, acceptance = anneal(path, kernel, z, self.drawn(model, noise, "ais/run", tick))
-        ess = (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
-        square = (1 / ess - 1 / self.chains).clamp(min=0)
+        ess, square = disagreement(log_w)
         error = square.sqrt() if self.chains > 1 else torch.full_like(ess, torch.nan)
         return {
             "log_p_x": log_mean_exp(log_w),
@@ -223,14 +228,14 @@ class SandwichedAnnealing:
         return self.annealing.data_at_once(model)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
-        """The columns of annealing, and `upper` (M,)."""
+        """The columns of annealing, and `upper` and `upper_error` (M,)."""
         half = lambda share: tick(0.5 * share)  # noqa: E731
         prepared = _first, path, kernel = self.annealing.prepare(model, x, noise, half)
         columns = self.annealing.forwards(model, noise, *prepared, half)
         z = self.codes[noise.index].to(x)
         drawn = self.annealing.drawn(model, noise, "ais/back", half)
         log_w, _ = anneal(path, kernel, z.expand(self.annealing.chains, *z.shape), drawn, backwards=True)
-        return {**columns, "upper": -log_mean_exp(-log_w)}
+        return {**columns, "upper": -log_mean_exp(-log_w), "upper_error": disagreement(-log_w)[1].sqrt()}
 
 
 def simulated(model: VAE, count: int, seed: int) -> tuple[Split, Tensor]:  # -> N data, (N, J)

@@ -48,26 +48,29 @@ class Columns:
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
 
-    def monte_carlo_error(self) -> float:
+    def monte_carlo_error(self, name: str = "error") -> float:
         """The standard error of the mean of log_p_x from the estimator's own noise: sqrt(sum_i e_i^2) / N."""
-        errors = self.values["error"]
+        errors = self.values[name]
         return errors.square().sum().sqrt().item() / len(errors)
 
 
-def evaluate_columns(
+def measure(
     model: VAE,
-    split: Split,
+    data: Split | Tensor,  # (N, *data_shape)
     estimator: Any,
     *,
-    name: str,
+    name: str = "data",
     seed: int = 0,
     verbose: bool = False,
 ) -> Columns:
-    """An estimator's columns for every datum of a split, each once, in evaluation mode, without autocast.
+    """An estimator's columns for every datum, each once, in evaluation mode, without autocast.
+
+        vae.measure(model, x, vae.ImportanceSampling(num_samples=5000))["log_p_x"]
 
     Order, limit and the other data of a minibatch change an estimate only by rounding. TrainingFailed where a value is
     not finite.
     """
+    split = data if isinstance(data, Split) else Split(data, None, torch.arange(len(data)))
     parts: list[dict[str, Tensor]] = []
     size = estimator.data_at_once(model)
     began = time.monotonic()

@@ -15,6 +15,10 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "VAE": ("vae.models", "VAE"),
+    "EM": ("vae.models", "EM"),
+    "pca": ("vae.models", "pca"),
+    "probabilistic_pca": ("vae.models", "probabilistic_pca"),
+    "factor_analysis": ("vae.models", "factor_analysis"),
     "build": ("vae.training.build", "build"),
     "fit": ("vae.training", "fit"),
     "load": ("vae.training", "load"),
@@ -46,7 +50,11 @@ if TYPE_CHECKING:
     from vae.likelihoods import Bernoulli as Bernoulli
     from vae.likelihoods import Gaussian as Gaussian
     from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy
+    from vae.models import EM as EM
     from vae.models import VAE as VAE
+    from vae.models import factor_analysis as factor_analysis
+    from vae.models import pca as pca
+    from vae.models import probabilistic_pca as probabilistic_pca
     from vae.networks import ConvDecoder as conv_decoder
     from vae.networks import ConvEncoder as conv_encoder
     from vae.networks import MLPDecoder as mlp_decoder

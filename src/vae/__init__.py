@@ -37,6 +37,7 @@ _WHERE = {
     "EstimatorA": ("vae.objectives", "EstimatorA"),
     "EstimatorB": ("vae.objectives", "EstimatorB"),
     "evaluate_bound": ("vae.evaluation", "evaluate_bound"),
+    "representation": ("vae.evaluation", "representation"),
     "VaeError": ("vae.errors", "VaeError"),
 }
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from vae.data import load_data as load_data
     from vae.errors import VaeError as VaeError
     from vae.evaluation import evaluate_bound as evaluate_bound
+    from vae.evaluation import representation as representation
     from vae.likelihoods import Bernoulli as Bernoulli
     from vae.likelihoods import Gaussian as Gaussian
     from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy

@@ -102,6 +102,12 @@ def test_em_never_falls_and_its_trace_is_of_the_model_that_it_gives(name, seed):
         assert model.trace[-1] > model.trace[0] + 1
 
 
+@pytest.mark.parametrize("name", LINEAR_MODELS)
+def test_em_starts_where_its_seed_says(name):
+    starts = [LINEAR_MODELS[name](X, 2, em=EM(seed=seed)).trace[0].item() for seed in (0, 0, 1)]
+    assert starts[0] == starts[1] != starts[2]
+
+
 def test_closed_forms_have_no_trace():
     assert len(pca(X, 2).trace) == len(ppca(X, 2).trace) == 0
 

@@ -181,9 +181,9 @@ def representation(
 
     For each of `rows` (of REPRESENTATIONS), its size and the accuracies on `test` of each of CLASSIFIERS, fitted on the
     first `limit` of `train`; the representations themselves are learned on all of `train`, the auto-encoders for
-    `epochs` (as many as the model had; more where the data are few). Of the model on `test`: KL a dimension (nats), active units, and the moments of the aggregate posterior.
-    Give the splits as `data.evaluation_split` does. Deterministic in `seed`. UsageError where labels are missing, or a
-    row is not there.
+    `epochs` (as many as the model had; more where the data are few). Of the model on `test`: KL a dimension (nats),
+    active units, and the moments of the aggregate posterior. Give the splits as `data.evaluation_split` does.
+    Deterministic in `seed`. UsageError where labels are missing, or a row is not there.
     """
     rows = tuple(rows)
     unknown = next((row for row in rows if row not in REPRESENTATIONS), None)

@@ -120,6 +120,7 @@ def test_aggregate_of_the_exact_posterior_of_data_from_the_model_is_the_prior():
 
 def test_the_linear_autoencoder_finds_the_subspace_of_pca(model):
     twin = train_autoencoder(_linear_twin(model, 0), DATA.train, epochs=60, batch_size=100, lr=0.03)
+    assert not list(twin.likelihood_head.parameters())  # squared error, of weight 1
     best = vae.pca(DATA.train.images().flatten(1), J)
     assert np.degrees(subspace_angles(twin.decoder.weight.detach().double().numpy(), best.W.numpy())).max() < 3
     x = DATA.train.images(dtype=torch.float64).flatten(1)
@@ -200,6 +201,7 @@ def test_record_and_table(model):
     bound = vae.evaluate_bound(model, TEST, name="test")
     assert record["kl_per_dimension"] == bound.kl_per_dimension.tolist()
     assert record["active_units"] == bound.active_units
+    assert record["aggregate_mean"] == pytest.approx(model.encode(TEST.images()).double().mean(0).tolist())
     assert np.array(record["aggregate_covariance"]).shape == (J, J)
     table = representation_table(record)
     assert "250 of 300 training data, scored on 101 test data" in table

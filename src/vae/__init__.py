@@ -15,6 +15,10 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "VAE": ("vae.models", "VAE"),
+    "EM": ("vae.models", "EM"),
+    "pca": ("vae.models", "pca"),
+    "probabilistic_pca": ("vae.models", "probabilistic_pca"),
+    "factor_analysis": ("vae.models", "factor_analysis"),
     "build": ("vae.training.build", "build"),
     "fit": ("vae.training", "fit"),
     "load": ("vae.training", "load"),
@@ -47,6 +51,7 @@ _WHERE = {
     "Annealed": ("vae.evaluation", "Annealed"),
     "Quadrature": ("vae.evaluation", "Quadrature"),
     "Gaps": ("vae.evaluation", "Gaps"),
+    "evaluate_representation": ("vae.evaluation", "evaluate_representation"),
     "VaeError": ("vae.errors", "VaeError"),
 }
 
@@ -62,6 +67,7 @@ if TYPE_CHECKING:
     from vae.evaluation import ImportanceSampling as ImportanceSampling
     from vae.evaluation import Quadrature as Quadrature
     from vae.evaluation import evaluate_bound as evaluate_bound
+    from vae.evaluation import evaluate_representation as evaluate_representation
     from vae.evaluation import measure as measure
     from vae.likelihoods import Bernoulli as Bernoulli
     from vae.likelihoods import Categorical as Categorical
@@ -70,7 +76,11 @@ if TYPE_CHECKING:
     from vae.likelihoods import Gaussian as Gaussian
     from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy
     from vae.likelihoods import NegativeBinomial as NegativeBinomial
+    from vae.models import EM as EM
     from vae.models import VAE as VAE
+    from vae.models import factor_analysis as factor_analysis
+    from vae.models import pca as pca
+    from vae.models import probabilistic_pca as probabilistic_pca
     from vae.networks import ConvDecoder as conv_decoder
     from vae.networks import ConvEncoder as conv_encoder
     from vae.networks import MLPDecoder as mlp_decoder

@@ -8,6 +8,7 @@ from vae.evaluation.gaps import Gaps
 from vae.evaluation.importance import ImportanceSampling
 from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
 from vae.evaluation.quadrature import Quadrature
+from vae.evaluation.representation import evaluate_representation, representation_table
 
 __all__ = [
     "LOG_LIKELIHOODS",
@@ -21,8 +22,10 @@ __all__ = [
     "Quadrature",
     "SandwichedAnnealing",
     "evaluate_bound",
+    "evaluate_representation",
     "measure",
     "posterior_codes",
+    "representation_table",
     "simulated",
     "summary",
 ]

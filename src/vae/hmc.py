@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.distributions import Noise
+from vae.randomness import Noise
 
 LogDensity = Callable[[Tensor], Tensor]  # z (C, M, J) -> (C, M), nats, up to a constant
 

@@ -8,13 +8,22 @@ order, batch size, limit nor device changes them.
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 NoiseKind = Literal["normal", "uniform"]
+
+
+class Noise(NamedTuple):
+    """What eps is drawn from, and the shape of one draw."""
+
+    kind: NoiseKind
+    shape: tuple[int, ...]
+
+
 _DRAW = {"normal": torch.randn, "uniform": torch.rand}
 
 

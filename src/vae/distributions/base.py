@@ -1,18 +1,11 @@
 """The contract of a family: a random variable z = g(eps, parameters) with eps from a fixed distribution."""
 
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from vae.randomness import NoiseKind
-
-
-class Noise(NamedTuple):
-    """What eps is drawn from, and the shape of one draw."""
-
-    kind: NoiseKind
-    shape: tuple[int, ...]
+from vae.randomness import Noise
 
 
 class Family(Protocol):

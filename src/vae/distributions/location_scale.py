@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vae.distributions.base import Noise
+from vae.randomness import Noise
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

@@ -171,6 +171,13 @@ def test_self_check_bounds_from_both_sides(folder, capsys):
     assert "the estimate by quadrature lies inside" in capsys.readouterr().out
 
 
+def test_representation_stands_beside_pixels_and_pca(folder, capsys):
+    assert evaluate([str(folder / "d2"), "--representation", "--limit", "120"]) == 0
+    out = capsys.readouterr().out
+    assert "classifiers fitted on 120 of 150 training data, scored on 297 test data" in out
+    assert all(row in out for row in ("posterior means", "pixels", "pca", "linear autoencoder"))
+
+
 def test_the_spelling_of_a_path_changes_no_number(folder, tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "own.npz", x=vae.load_data("digits", pixels="static").test.images().numpy()[:9])
     monkeypatch.chdir(tmp_path)
@@ -400,6 +407,7 @@ WRONG = [
     (evaluate, ["{d}/d4", "--log-likelihood", "quadrature"], "up to 3 latents, and the model has 4; use is or ais"),
     (evaluate, ["{d}/d2", "--gaps", "--self-check"], "ask for one at a time"),
     (evaluate, ["{d}/d2", "--gaps", "--log-likelihood", "is"], "leave --log-likelihood out"),
+    (evaluate, ["{d}/d2", "--representation", "--gaps"], "ask for it without"),
     (evaluate, ["{d}/d2", "--self-check", "--split", "train"], "--self-check simulates its data"),
     (encode, ["{d}/d2"], "the following arguments are required: --out"),
     (encode, ["{d}/d2", "--out", "/proc/x/y.npz"], "/proc/x"),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vae.commands import likelihood
+from vae.commands import questions
 from vae.commands.base import (
     Parser,
     add_checkpoint,
@@ -21,11 +21,11 @@ from vae.commands.base import (
     positive,
     write_npz,
 )
-from vae.commands.likelihood import METHODS
+from vae.commands.questions import METHODS
 from vae.errors import UsageError
 
 if TYPE_CHECKING:
-    from vae.data import Split
+    from vae.data import Data, Split
     from vae.training.opened import Opened
 
 
@@ -57,6 +57,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--self-check", action="store_true", help="bound log p(x) from both sides on data simulated from the model"
     )
+    parser.add_argument(
+        "--representation",
+        action="store_true",
+        help="accuracy of classifiers on the codes, beside pixels, PCA, auto-encoders; --limit: labels to fit on",
+    )
     parser.add_argument("--batch-size", type=positive, default=1000, help="changes the speed, not the numbers")
     parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
     parser.add_argument("--save", metavar="FILE.npz", help="write the values of each datum")
@@ -67,9 +72,9 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run."""
     args = _parser().parse_args(argv)
-    likelihood.check(args)
-    opened, split, name = _open(args)
-    answers, columns = likelihood.ask(opened.model, split, name, args)  # first: it may refuse
+    questions.check(args)
+    opened, split, name, data = _open(args)
+    answers, columns = questions.ask(opened.model, split, name, data, args)  # first: it may refuse
     elbo_samples = 1 if answers else args.num_samples or 1
     record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size)
     record.update(answers)
@@ -82,17 +87,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep(opened, record)
 
 
-def _open(args: Any) -> tuple[Opened, Split, str]:
+def _open(args: Any) -> tuple[Opened, Split, str, Data | None]:
     if args.data is None:
         opened, data = open_with_data(args.run, args.checkpoint)
-        return opened, chosen_split(data, args.split, args.limit), args.split
+        split = data.evaluation_split("test") if args.representation else chosen_split(data, args.split, args.limit)
+        return opened, split, args.split, data
     from vae.data import read_user_split
 
     if args.split != "test":
         raise UsageError("evaluate.py: --data takes the place of a split; leave --split out")
     opened = open_on_device(args.run, args.checkpoint)
     split = read_user_split(args.data, opened.model.data_shape, opened.settings.data)
-    return opened, split.first(args.limit), "data"
+    return opened, split.first(args.limit), "data", None
 
 
 def evaluate_split(
@@ -149,7 +155,7 @@ def table(record: dict[str, Any]) -> str:
         lines.append(
             f"{word:12}{record[key]['mean']:12.4f}" + (f"{stderr:12.4f}" if stderr is not None else f"{'-':>12}")
         )
-    lines += likelihood.lines_of(record)
+    lines += questions.lines_of(record)
     lines.append(f"active units: {record['active_units']} of {record['latent_dim']}")
     if not record["density"]:
         lines.append("grey cross-entropy is no density of x: compare these values with one another only")

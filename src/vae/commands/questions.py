@@ -1,4 +1,6 @@
-"""The part of evaluate.py that asks how good a model really is: log p(x), gaps, and a check on simulated data."""
+"""What evaluate.py answers beyond the ELBO: log p(x), the gaps below it, a check on simulated data, the worth of codes.
+
+Each question gives a record for people and programs, and lines of a table."""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vae.errors import UsageError
 
 if TYPE_CHECKING:
-    from vae.data import Split
+    from vae.data import Data, Split
     from vae.evaluation import Columns
     from vae.models import VAE
 
@@ -26,6 +28,11 @@ def check(args: Any) -> None:
         raise UsageError("evaluate.py: --gaps is of the data, --self-check of simulated ones; ask for one at a time")
     if args.self_check and (args.data is not None or args.split != "test"):
         raise UsageError("evaluate.py: --self-check simulates its data; leave --split and --data out")
+    if args.representation and (args.gaps or args.self_check or args.log_likelihood or args.data or args.num_samples):
+        raise UsageError(
+            "evaluate.py: --representation is about the codes of training and test split; ask for it without "
+            "--log-likelihood, --gaps, --self-check, --num-samples and --data"
+        )
     if args.gaps and args.log_likelihood is not None:
         raise UsageError("evaluate.py: --gaps estimates log p(x) itself, from the best q; leave --log-likelihood out")
 
@@ -38,8 +45,13 @@ def estimator_of(method: str, num_samples: int | None, chains: int | None) -> An
     return LOG_LIKELIHOODS[method](**{key: value for key, value in options.items() if value is not None})
 
 
-def ask(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def ask(model: VAE, split: Split, name: str, data: Data | None, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the arguments ask beyond the ELBO: a record, empty where they ask nothing, and the values of each datum."""
+    if args.representation and data is not None:
+        from vae.evaluation import evaluate_representation
+
+        splits = data.evaluation_split("train"), data.evaluation_split("test")
+        return {"representation": evaluate_representation(model, *splits, seed=args.seed, limit=args.limit)}, {}
     if args.self_check:
         return {"self_check": self_check(model, args)}, {}
     if args.gaps:
@@ -153,6 +165,10 @@ def lines_of(record: dict[str, Any]) -> list[str]:
         if "estimate" in it:
             lines.append(_row(it["estimate"]["estimator"], it["estimate"]))
         lines += [f"{'':12}{it['verdict']}; {it['seconds']:.1f} s"]
+    if "representation" in record:
+        from vae.evaluation import representation_table
+
+        lines += representation_table(record["representation"]).splitlines()
     return lines
 
 

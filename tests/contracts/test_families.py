@@ -38,7 +38,7 @@ from vae.distributions import (
     kl_divergence,
     sum_from,
 )
-from vae.distributions.numerics import EULER, log1p_square, scaled_exponential_integral
+from vae.distributions.numerics import EULER, gamma_from_normal, log1p_square, scaled_exponential_integral
 from vae.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -435,6 +435,9 @@ def test_tails_keep_their_sign_and_their_density_in_float32():
     cauchy = Cauchy(torch.zeros((), dtype=torch.float32), torch.zeros((), dtype=torch.float32))
     ends = torch.tensor([0.0, 2.0**-24, 1 - 2.0**-24], dtype=torch.float32)
     assert cauchy.transform(ends).tolist() == pytest.approx([-(2**25) / math.pi, -(2**24) / math.pi, 2**24 / math.pi])
+    far = torch.tensor(1e-30, dtype=torch.float32)
+    assert cauchy.transform(far).item() == pytest.approx(-1e30 / math.pi)
+    assert Laplace(cauchy.loc, cauchy.log_scale).transform(far).item() == pytest.approx(math.log(2e-30))
     z = torch.tensor([1e30, 1e12], dtype=torch.float32, requires_grad=True)
     log_prob = cauchy.log_prob(z)
     torch.testing.assert_close(log_prob, -math.log(math.pi) - 2 * z.log())
@@ -443,6 +446,15 @@ def test_tails_keep_their_sign_and_their_density_in_float32():
     torch.testing.assert_close(
         log1p_square(x), torch.from_numpy(2 * np.log(np.hypot(1, x.numpy()))), rtol=1e-14, atol=1e-17
     )
+
+
+def test_a_normal_number_reaches_both_tails_of_a_gamma():
+    """At 12, Phi rounds to 1."""
+    k = torch.tensor([0.8, 3.0])
+    for e, quantile in ((-12.0, st.gamma.ppf), (12.0, st.gamma.isf)):
+        expected = np.log(quantile(st.norm.cdf(-12), k.numpy()))
+        got = gamma_from_normal(k, torch.tensor(e))
+        torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-10, atol=0)
 
 
 def test_large_degrees_of_freedom_are_a_normal_also_in_float32():

@@ -27,7 +27,7 @@ from vae.posteriors import POSTERIORS
 from vae.schema import describe
 
 pytestmark = pytest.mark.usefixtures("float64")
-L, M, J, D = 2, 4, 3, 6
+L, M, J, D = 2, 3, 4, 6
 
 
 def by_hand(outputs):
@@ -45,12 +45,12 @@ def by_hand(outputs):
 # name -> (options, numbers a datum, kind and shape of the noise, outputs -> the q that is meant)
 CASES = {
     "diagonal_gaussian": ({}, 2 * J, ("normal", (J,)), lambda o: Normal(o[:, :J], o[:, J:] / 2)),
-    "full_gaussian": ({}, 9, ("normal", (J,)), lambda o: MultivariateNormal(o[:, :J], by_hand(o))),
+    "full_gaussian": ({}, 14, ("normal", (J,)), lambda o: MultivariateNormal(o[:, :J], by_hand(o))),
     "laplace": ({}, 2 * J, ("uniform", (J,)), lambda o: Laplace(o[:, :J], o[:, J:])),
     "logistic": ({}, 2 * J, ("uniform", (J,)), lambda o: Logistic(o[:, :J], o[:, J:])),
     "gumbel": ({}, 2 * J, ("uniform", (J,)), lambda o: Gumbel(o[:, :J], o[:, J:])),
     "student_t": ({"df": 3.5}, 2 * J, ("normal", (J, 2)), lambda o: StudentT(o[:, :J], o[:, J:], 3.5)),
-    "multivariate_t": ({"df": 3.5}, 9, ("normal", (J + 1,)), lambda o: MultivariateT(o[:, :J], by_hand(o), 3.5)),
+    "multivariate_t": ({"df": 3.5}, 14, ("normal", (J + 1,)), lambda o: MultivariateT(o[:, :J], by_hand(o), 3.5)),
     "uniform": ({}, 2 * J, ("uniform", (J,)), lambda o: Uniform(o[:, :J], o[:, J:])),
     "cauchy": ({}, 2 * J, ("uniform", (J,)), lambda o: Cauchy(o[:, :J], o[:, J:])),
 }

@@ -69,8 +69,9 @@ def gamma_from_uniform(concentration: Tensor, noise: Tensor) -> Tensor:
 
 def gamma_from_normal(concentration: Tensor, noise: Tensor) -> Tensor:
     """The logarithm of a standard gamma variable from a normal number, log F^-1(Phi(e); concentration)."""
-    e = noise.double()
-    return _log_gamma(concentration, torch.special.ndtr(e), torch.special.ndtr(-e), noise.dtype)
+    x = noise.double() * math.sqrt(0.5)
+    # torch.special.ndtr is (1 + erf) / 2, without a right digit below -8.
+    return _log_gamma(concentration, 0.5 * torch.erfc(-x), 0.5 * torch.erfc(x), noise.dtype)
 
 
 def _log_gamma(concentration: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Tensor:

@@ -96,7 +96,7 @@ class TestPosterior:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
     def test_zeros_mean_a_unit_scale_near_zero(self, name):
-        """Half of the samples within 0.3 to 1.5 of 0, whatever the tails."""
+        """Half of the samples lie within 0.3 to 1.5 of 0, whatever the tails."""
         head = head_of(name)
         z = head(torch.zeros(1, head.output_size)).transform(noise_of(head, 20_000, 1))
         assert z.abs().median().item() == pytest.approx(0.9, abs=0.6)

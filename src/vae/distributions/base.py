@@ -68,7 +68,7 @@ class Family(Protocol):
 
 
 class Reparameterized:
-    """The engine of the families below Normal: each says how a standard variable e comes from eps and goes to z.
+    """The engine of every family but Normal: each says how a standard variable e comes from eps and goes to z.
 
     e = standard(eps), z = push(e), e = pull(z), and log p(z) as a function of e (not the density of e itself). Going
     through e, the density of a sample is computed from the noise in hand, without the digits that z may have lost.

@@ -30,6 +30,14 @@ _WHERE = {
     "conv_encoder": ("vae.networks", "ConvEncoder"),
     "conv_decoder": ("vae.networks", "ConvDecoder"),
     "DiagonalGaussian": ("vae.posteriors", "DiagonalGaussian"),
+    "FullGaussian": ("vae.posteriors", "FullGaussian"),
+    "LaplacePosterior": ("vae.posteriors", "LaplacePosterior"),
+    "LogisticPosterior": ("vae.posteriors", "LogisticPosterior"),
+    "GumbelPosterior": ("vae.posteriors", "GumbelPosterior"),
+    "StudentTPosterior": ("vae.posteriors", "StudentTPosterior"),
+    "MultivariateTPosterior": ("vae.posteriors", "MultivariateTPosterior"),
+    "UniformPosterior": ("vae.posteriors", "UniformPosterior"),
+    "CauchyPosterior": ("vae.posteriors", "CauchyPosterior"),
     "StandardNormal": ("vae.priors", "StandardNormal"),
     "Bernoulli": ("vae.likelihoods", "Bernoulli"),
     "Categorical": ("vae.likelihoods", "Categorical"),
@@ -91,7 +99,15 @@ if TYPE_CHECKING:
     from vae.objectives import EstimatorB as EstimatorB
     from vae.objectives import ScoreFunction as ScoreFunction
     from vae.objectives import StickingTheLanding as StickingTheLanding
+    from vae.posteriors import CauchyPosterior as CauchyPosterior
     from vae.posteriors import DiagonalGaussian as DiagonalGaussian
+    from vae.posteriors import FullGaussian as FullGaussian
+    from vae.posteriors import GumbelPosterior as GumbelPosterior
+    from vae.posteriors import LaplacePosterior as LaplacePosterior
+    from vae.posteriors import LogisticPosterior as LogisticPosterior
+    from vae.posteriors import MultivariateTPosterior as MultivariateTPosterior
+    from vae.posteriors import StudentTPosterior as StudentTPosterior
+    from vae.posteriors import UniformPosterior as UniformPosterior
     from vae.priors import StandardNormal as StandardNormal
     from vae.training import Run as Run
     from vae.training import fit as fit

@@ -1,23 +1,95 @@
-"""Floor 1: one random variable. Densities, samples from explicit noise, and exact divergences, element by element.
+"""Floor 1: one random variable. Densities, samples from explicit noise, and exact divergences.
 
 FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract test holds each row to its oracle.
 """
 
-from vae.distributions.base import Family, Noise, detached
+from vae.distributions.base import Family, detached
+from vae.distributions.composition import Beta, ChiSquared, Dirichlet, FisherF, Gamma, LogNormal
+from vae.distributions.inverse_cdf import (
+    Cauchy,
+    Erlang,
+    Exponential,
+    Gompertz,
+    Gumbel,
+    Logistic,
+    Pareto,
+    Rayleigh,
+    Reciprocal,
+    Weibull,
+)
 from vae.distributions.kl import KL, has_exact_kl, kl_divergence
-from vae.distributions.location_scale import Normal
+from vae.distributions.location_scale import (
+    Laplace,
+    MultivariateNormal,
+    MultivariateT,
+    Normal,
+    StudentT,
+    Triangular,
+    Uniform,
+)
 from vae.distributions.numerics import SUPPORTS, Support, sum_from, support_of
+from vae.randomness import Noise
 
-FAMILIES: dict[str, type[Family]] = {"normal": Normal}
+# The lists of Kingma & Welling 2013, section 2.4; the elliptical distributions are two rows.
+FAMILIES: dict[str, type[Family]] = {
+    # by their inverse distribution function
+    "exponential": Exponential,
+    "cauchy": Cauchy,
+    "logistic": Logistic,
+    "rayleigh": Rayleigh,
+    "pareto": Pareto,
+    "weibull": Weibull,
+    "reciprocal": Reciprocal,
+    "gompertz": Gompertz,
+    "gumbel": Gumbel,
+    "erlang": Erlang,
+    # location + scale * eps
+    "normal": Normal,
+    "laplace": Laplace,
+    "multivariate_normal": MultivariateNormal,
+    "multivariate_t": MultivariateT,
+    "student_t": StudentT,
+    "uniform": Uniform,
+    "triangular": Triangular,
+    # by composition
+    "log_normal": LogNormal,
+    "gamma": Gamma,
+    "dirichlet": Dirichlet,
+    "beta": Beta,
+    "chi_squared": ChiSquared,
+    "fisher_f": FisherF,
+}
 
 __all__ = [
     "FAMILIES",
     "KL",
     "SUPPORTS",
+    "Beta",
+    "Cauchy",
+    "ChiSquared",
+    "Dirichlet",
+    "Erlang",
+    "Exponential",
     "Family",
+    "FisherF",
+    "Gamma",
+    "Gompertz",
+    "Gumbel",
+    "Laplace",
+    "LogNormal",
+    "Logistic",
+    "MultivariateNormal",
+    "MultivariateT",
     "Noise",
     "Normal",
+    "Pareto",
+    "Rayleigh",
+    "Reciprocal",
+    "StudentT",
     "Support",
+    "Triangular",
+    "Uniform",
+    "Weibull",
     "detached",
     "has_exact_kl",
     "kl_divergence",

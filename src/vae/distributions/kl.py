@@ -6,7 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.distributions.location_scale import Normal
+from vae.distributions.composition import Beta, ChiSquared, FisherF, Gamma, LogNormal
+from vae.distributions.inverse_cdf import (
+    Cauchy,
+    Erlang,
+    Exponential,
+    Gumbel,
+    Logistic,
+    Pareto,
+    Rayleigh,
+    Reciprocal,
+    Weibull,
+)
+from vae.distributions.location_scale import (
+    Laplace,
+    MultivariateNormal,
+    MultivariateT,
+    Normal,
+    StudentT,
+    Triangular,
+    Uniform,
+)
+from vae.distributions.numerics import HALF_LOG_2PI
 from vae.errors import UsageError
 
 
@@ -17,16 +38,97 @@ def _normal_normal(q: Normal, p: Normal) -> Tensor:
     return 0.5 * (torch.expm1(ratio) - ratio + ((q.mean - p.mean) * (-p.log_std).exp()).square())
 
 
-KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {(Normal, Normal): _normal_normal}
+def _vectors(factor: Tensor, log_diagonal: Tensor, shift: Tensor) -> Tensor:  # (M, J, J), (M, J), (M, J) -> (M,)
+    """KL(N(shift, A A') || N(0, I)) = (|A|^2 - J + |shift|^2) / 2 - sum_j log A_jj, A lower triangular.
+
+    Summed over the elements of A so that each term is at least 0, also where A is nearly the identity.
+    """
+    ratio = 2 * log_diagonal
+    off_diagonal = factor.tril(-1).square().sum(-1)
+    return 0.5 * (torch.expm1(ratio) - ratio + off_diagonal + shift.square()).sum(-1)
+
+
+def _whiten(p: MultivariateNormal, columns: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(p.scale_tril, columns, upper=False)
+
+
+def _multivariate_multivariate(q: MultivariateNormal, p: MultivariateNormal) -> Tensor:
+    shift = _whiten(p, (q.loc - p.loc)[..., None])[..., 0]
+    return _vectors(_whiten(p, q.scale_tril), q.log_diagonal - p.log_diagonal, shift)
+
+
+def _multivariate_normal(q: MultivariateNormal, p: Normal) -> Tensor:
+    inverse = (-p.log_std).exp()
+    return _vectors(inverse[..., None] * q.scale_tril, q.log_diagonal - p.log_std, inverse * (q.loc - p.mean))
+
+
+def _normal_multivariate(q: Normal, p: MultivariateNormal) -> Tensor:
+    shift = _whiten(p, (q.mean - p.loc)[..., None])[..., 0]
+    factor = _whiten(p, torch.diag_embed(q.std.expand(q.noise.shape)))
+    return _vectors(factor, q.log_std - p.log_diagonal, shift)
+
+
+def _cross_entropy(q: Any, p: Normal) -> Tensor:
+    """-E_q[log p(z)] = log(2 pi)/2 + log s + (Var_q[z] + (E_q[z] - m)^2) / (2 s^2), element by element."""
+    return HALF_LOG_2PI + p.log_std + 0.5 * (q.variance + (q.mean - p.mean).square()) * (-2 * p.log_std).exp()
+
+
+def _to_normal(q: Any, p: Normal) -> Tensor:
+    """KL(q || p) = cross entropy - entropy, which asks of q its first two moments and its entropy alone.
+
+    Infinite where q has no variance (Cauchy; Student's t with df <= 2).
+    """
+    return _not_negative(_cross_entropy(q, p) - q.entropy)
+
+
+def _vector_to_normal(q: MultivariateT, p: Normal) -> Tensor:  # -> (M,)
+    """KL(q || p) of vectors; the elements of p are independent, so its cross entropy is a sum."""
+    return _not_negative(_cross_entropy(q, p).sum(-1) - q.entropy)
+
+
+def _not_negative(kl: Tensor) -> Tensor:
+    """A difference that rounding may have carried below 0, at 0; its gradient as it was."""
+    return kl - kl.detach().clamp(max=0)
+
+
+KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {
+    (Normal, Normal): _normal_normal,
+    (MultivariateNormal, MultivariateNormal): _multivariate_multivariate,
+    (MultivariateNormal, Normal): _multivariate_normal,
+    (Normal, MultivariateNormal): _normal_multivariate,
+    (MultivariateT, Normal): _vector_to_normal,
+    (Beta, Normal): _to_normal,
+    (Cauchy, Normal): _to_normal,
+    (ChiSquared, Normal): _to_normal,
+    (Erlang, Normal): _to_normal,
+    (Exponential, Normal): _to_normal,
+    (FisherF, Normal): _to_normal,
+    (Gamma, Normal): _to_normal,
+    (Gumbel, Normal): _to_normal,
+    (Laplace, Normal): _to_normal,
+    (LogNormal, Normal): _to_normal,
+    (Logistic, Normal): _to_normal,
+    (Pareto, Normal): _to_normal,
+    (Rayleigh, Normal): _to_normal,
+    (Reciprocal, Normal): _to_normal,
+    (StudentT, Normal): _to_normal,
+    (Triangular, Normal): _to_normal,
+    (Uniform, Normal): _to_normal,
+    (Weibull, Normal): _to_normal,
+}
 
 
 def has_exact_kl(q: Any, p: Any) -> bool:
-    """Whether an exact KL(q || p) is known."""
+    """Whether kl_divergence(q, p) knows a formula; its value may still be infinite."""
     return (type(q), type(p)) in KL
 
 
 def kl_divergence(q: Any, p: Any) -> Tensor:
-    """KL(q || p) in nats, element by element, never negative; UsageError where no exact formula is known."""
+    """KL(q || p) in nats, never negative; UsageError where no exact formula is known.
+
+    Element by element (M, J); one number a vector (M,) where either is a distribution of vectors, whose J elements the
+    other one holds.
+    """
     formula = KL.get((type(q), type(p)))
     if formula is None:
         raise UsageError(

@@ -1,4 +1,7 @@
-"""Families of the form z = location + scale * eps."""
+"""Families of the form z = location + scale * eps (Kingma & Welling 2013, section 2.4).
+
+Logistic, Cauchy and Gumbel are of this form too; they stand with the inverse distribution functions.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vae.randomness import Noise
-
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+from vae.distributions.base import Reparameterized, require
+from vae.distributions.numerics import HALF_LOG_2PI, gamma_from_normal, log1p_square
+from vae.randomness import Noise, NoiseKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Normal:
     log_std: Tensor  # (M, ...), or what broadcasts with it
 
     support: ClassVar[str] = "real"
+    moves: ClassVar[bool] = False
 
     @property
     def noise(self) -> Noise:
@@ -35,6 +39,16 @@ class Normal:
     def std(self) -> Tensor:
         """The standard deviation."""
         return self.log_std.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """std^2."""
+        return (2 * self.log_std).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """(1 + log(2 pi)) / 2 + log_std."""
+        return 0.5 + HALF_LOG_2PI + self.log_std
 
     def transform(self, noise: Tensor) -> Tensor:  # (L, M, ...) -> (L, M, ...)
         """z = mean + std * eps."""
@@ -48,3 +62,312 @@ class Normal:
     def transform_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z and log p(z) from the noise in hand: (z - mean) / std is eps itself."""
         return self.transform(noise), -0.5 * noise.square() - self.log_std - HALF_LOG_2PI
+
+
+@dataclass(frozen=True, slots=True)
+class LocationScale(Reparameterized):
+    """z = loc + exp(log_scale) * e; a family gives the standard variable e = (z - loc) / scale and its log-density."""
+
+    loc: Tensor  # (M, ...)
+    log_scale: Tensor  # (M, ...)
+
+    @property
+    def mean(self) -> Tensor:
+        """The centre of symmetry."""
+        return self.loc
+
+    def _push(self, e: Tensor) -> Tensor:
+        return torch.addcmul(self.loc, self.log_scale.exp(), e)
+
+    def _pull(self, z: Tensor) -> Tensor:
+        return (z - self.loc) * (-self.log_scale).exp()
+
+    def _log_density(self, e: Tensor) -> Tensor:
+        return self._log_standard(e) - self.log_scale
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Laplace(LocationScale):
+    """The double exponential: e = log(2 u) for u < 1/2, else -log(2 (1 - u)).
+
+    log p(z) = -log(2) - log_scale - |z - loc| / scale
+    """
+
+    @property
+    def variance(self) -> Tensor:
+        """2 scale^2."""
+        return 2 * (2 * self.log_scale).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """1 + log(2 scale)."""
+        return 1 + math.log(2) + self.log_scale
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return torch.where(u < 0.5, (2 * u).log(), -(2 * (1 - u)).log())
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return -e.abs() - math.log(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform(LocationScale):
+    """Uniform on [loc - scale, loc + scale]: the centre and half of the width. e = 2 u - 1.
+
+    log p(z) = -log(2) - log_scale
+    """
+
+    support: ClassVar[str] = "interval"
+    moves: ClassVar[bool] = True
+
+    @property
+    def variance(self) -> Tensor:
+        """scale^2 / 3."""
+        return (2 * self.log_scale).exp() / 3
+
+    @property
+    def entropy(self) -> Tensor:
+        """log(2 scale)."""
+        return math.log(2) + self.log_scale
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """loc - scale and loc + scale."""
+        scale = self.log_scale.exp()
+        return self.loc - scale, self.loc + scale
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return 2 * u - 1
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return 0 * e - math.log(2)  # constant, but NaN stays NaN
+
+    def _outside(self, z: Tensor) -> Tensor:
+        low, high = self.ends
+        return (z < low) | (z > high)
+
+    def _inside(self, z: Tensor) -> Tensor:
+        return z  # |e| <= 1, and rounding keeps the order
+
+    def _typical(self, z: Tensor) -> Tensor:
+        return self.loc
+
+
+@dataclass(frozen=True, slots=True)
+class Triangular(Reparameterized):
+    """A density that rises linearly from low to mode and falls to high, by its inverse distribution function.
+
+    p(z) = 2 (z - low) / ((high - low) (mode - low)) below the mode, 2 (high - z) / ((high - low) (high - mode)) above
+    """
+
+    low: Tensor  # (M, ...)
+    mode: Tensor  # (M, ...)
+    high: Tensor  # (M, ...)
+
+    support: ClassVar[str] = "interval"
+    moves: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        ordered = (self.low < self.mode) & (self.mode < self.high)
+        require(self, ordered, "low < mode < high is needed", low=self.low, mode=self.mode, high=self.high)
+
+    @property
+    def mean(self) -> Tensor:
+        """(low + mode + high) / 3."""
+        return (self.low + self.mode + self.high) / 3
+
+    @property
+    def variance(self) -> Tensor:
+        """(r^2 + f^2 + r f) / 18, where r = mode - low and f = high - mode."""
+        rise, fall = self.mode - self.low, self.high - self.mode
+        return (rise.square() + fall.square() + rise * fall) / 18
+
+    @property
+    def entropy(self) -> Tensor:
+        """1/2 + log((high - low) / 2)."""
+        return 0.5 + ((self.high - self.low) / 2).log()
+
+    def _standard(self, u: Tensor) -> Tensor:
+        width, rise, fall = self.high - self.low, self.mode - self.low, self.high - self.mode
+        # Each root is of a number above 0 on both sides of the mode, so that its gradient is finite.
+        up, down = self.low + (width * rise * u).sqrt(), self.high - (width * fall * (1 - u)).sqrt()
+        return torch.where(u * width < rise, up, down)
+
+    def _push(self, e: Tensor) -> Tensor:
+        return e
+
+    def _pull(self, z: Tensor) -> Tensor:
+        return z
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        below = z < self.mode
+        height = torch.where(below, z - self.low, self.high - z)  # 0 at the two ends alone
+        slope = torch.where(below, self.mode - self.low, self.high - self.mode)
+        return math.log(2) + height.log() - slope.log() - (self.high - self.low).log()
+
+    def _outside(self, z: Tensor) -> Tensor:
+        return (z <= self.low) | (z >= self.high)
+
+    def _inside(self, z: Tensor) -> Tensor:
+        low, high = self.low.detach(), self.high.detach()
+        return z.clamp(torch.nextafter(low, high), torch.nextafter(high, low))
+
+    def _typical(self, z: Tensor) -> Tensor:
+        return self.mode
+
+
+def chi_radius(df: Tensor, noise: Tensor) -> Tensor:
+    """sqrt(df / chi^2), chi^2 with df degrees of freedom from a normal number: what makes of a normal a Student's t."""
+    return (0.5 * ((df / 2).log() - gamma_from_normal(df / 2, noise))).exp()
+
+
+def log_gamma_step(x: Tensor, step: float) -> Tensor:
+    """log Gamma(x + step) - log Gamma(x), in float64 because both are large and nearly equal."""
+    return (torch.lgamma(x.double() + step) - torch.lgamma(x.double())).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentT(LocationScale):
+    """Student's t: e = eps_1 / sqrt(chi^2 / df), eps of two normal numbers, the second turned into chi^2.
+
+    log p(z) = log Gamma((df + 1)/2) - log Gamma(df/2) - log(pi df)/2 - log_scale - (df + 1)/2 log(1 + e^2 / df)
+    """
+
+    df: Tensor | float  # (M, ...) or one number
+
+    kind: ClassVar[NoiseKind] = "normal"
+    numbers: ClassVar[tuple[int, ...]] = (2,)
+    positive: ClassVar[tuple[str, ...]] = ("df",)
+
+    @property
+    def variance(self) -> Tensor:
+        """scale^2 df / (df - 2), infinite for df <= 2."""
+        df = self._df
+        return (2 * self.log_scale).exp() * df / (df - 2).clamp(min=0)
+
+    @property
+    def entropy(self) -> Tensor:
+        """(df + 1)/2 (psi((df + 1)/2) - psi(df/2)) + log B(df/2, 1/2) + log(df)/2 + log_scale."""
+        half = self._df / 2
+        digammas = torch.digamma(half + 0.5) - torch.digamma(half)
+        log_b = 0.5 * math.log(math.pi) - log_gamma_step(half, 0.5)
+        return (half + 0.5) * digammas + log_b + 0.5 * self._df.log() + self.log_scale
+
+    @property
+    def _df(self) -> Tensor:
+        return self.df if isinstance(self.df, Tensor) else self.loc.new_full((), self.df)
+
+    def _standard(self, noise: Tensor) -> Tensor:
+        e, chi = noise.unbind(-1)
+        return e * chi_radius(self._df, chi)
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        df = self._df
+        constant = log_gamma_step(df / 2, 0.5) - 0.5 * (math.pi * df).log()
+        return constant - 0.5 * (df + 1) * log1p_square(e * df.rsqrt())
+
+
+@dataclass(frozen=True, slots=True)
+class Elliptical(Reparameterized):
+    """z = loc + L e: a vector e whose density depends on |e| alone, and a lower-triangular L with a positive diagonal.
+
+    L is not checked: that would wait for the device at each step.
+    """
+
+    loc: Tensor  # (M, J)
+    scale_tril: Tensor  # (M, J, J)
+
+    kind: ClassVar[NoiseKind] = "normal"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, J)."""
+        return tuple(torch.broadcast_shapes(self.loc.shape, self.scale_tril.shape[:-1]))
+
+    @property
+    def mean(self) -> Tensor:
+        """The centre of symmetry."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:  # (M, J)
+        """The diagonal of L L'."""
+        return self.scale_tril.square().sum(-1)
+
+    @property
+    def log_diagonal(self) -> Tensor:  # (M, J)
+        """The logarithms of the diagonal of L; their sum is log |det L|."""
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+
+    def _push(self, e: Tensor) -> Tensor:
+        return self.loc + (self.scale_tril @ e[..., None])[..., 0]
+
+    def _pull(self, z: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.scale_tril, (z - self.loc)[..., None], upper=False)[..., 0]
+
+
+@dataclass(frozen=True, slots=True)
+class MultivariateNormal(Elliptical):
+    """The normal distribution of a vector with covariance L L'; e = eps ~ N(0, I).
+
+    log p(z) = -J log(2 pi)/2 - sum_j log L_jj - |e|^2 / 2
+    """
+
+    @property
+    def entropy(self) -> Tensor:  # (M,)
+        """J (1 + log(2 pi)) / 2 + sum_j log L_jj."""
+        return (0.5 + HALF_LOG_2PI + self.log_diagonal).sum(-1)
+
+    def _log_density(self, e: Tensor) -> Tensor:  # (L, M, J) -> (L, M)
+        return (-0.5 * e.square() - HALF_LOG_2PI - self.log_diagonal).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class MultivariateT(Elliptical):
+    """Student's t of a vector: e = eps_1..J / sqrt(chi^2 / df); the last of J + 1 normal numbers gives chi^2.
+
+    log p(z) = log Gamma((df + J)/2) - log Gamma(df/2) - J log(pi df)/2 - sum_j log L_jj - (df + J)/2 log(1 + |e|^2/df)
+    """
+
+    df: Tensor | float  # (M,) or one number
+
+    positive: ClassVar[tuple[str, ...]] = ("df",)
+
+    @property
+    def noise(self) -> Noise:
+        """Standard normal, J + 1 numbers a vector."""
+        *shape, J = self.shape
+        return Noise("normal", (*shape, J + 1))
+
+    @property
+    def variance(self) -> Tensor:  # (M, J)
+        """The diagonal of the covariance L L' df / (df - 2), infinite for df <= 2."""
+        df = self._df[..., None]
+        return self.scale_tril.square().sum(-1) * df / (df - 2).clamp(min=0)
+
+    @property
+    def entropy(self) -> Tensor:  # (M,)
+        """(df + J)/2 (psi((df + J)/2) - psi(df/2)) less what of log p(z) does not depend on e."""
+        half, half_dim = self._df / 2, self.loc.shape[-1] / 2
+        digammas = torch.digamma(half + half_dim) - torch.digamma(half)
+        return (half + half_dim) * digammas - self._constant
+
+    @property
+    def _df(self) -> Tensor:
+        return self.df if isinstance(self.df, Tensor) else self.loc.new_full((), self.df)
+
+    @property
+    def _constant(self) -> Tensor:  # (M,)
+        df, J = self._df, self.loc.shape[-1]
+        return log_gamma_step(df / 2, J / 2) - 0.5 * J * (math.pi * df).log() - self.log_diagonal.sum(-1)
+
+    def _standard(self, noise: Tensor) -> Tensor:  # (L, M, J + 1) -> (L, M, J)
+        return noise[..., :-1] * chi_radius(self._df, noise[..., -1])[..., None]
+
+    def _log_density(self, e: Tensor) -> Tensor:  # (L, M, J) -> (L, M)
+        df = self._df
+        radius = torch.linalg.vector_norm(e, dim=-1) * df.rsqrt()
+        return self._constant - 0.5 * (df + self.loc.shape[-1]) * log1p_square(radius)

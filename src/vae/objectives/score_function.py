@@ -64,7 +64,7 @@ class ScoreFunction:
 
     def bias(self, model: VAE) -> str | None:
         """Biased where the support of q moves with its parameters."""
-        if not model.posterior_head.family.moves:  # type: ignore[union-attr]
+        if not model.posterior_head.moves:
             return None
         return "a score function is biased where the support of q moves with its parameters; use sgvb_a or sgvb_b"
 

@@ -96,6 +96,11 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
 def check_objective(objective: Objective, model: VAE) -> None:
     """ConfigError where the objective's gradient is biased for this model, or its bound minus infinity."""
     reason = objective.bias(model)
+    if model.posterior_head.kl_is_infinite:
+        raise ConfigError(
+            "model.posterior: its KL divergence to the prior is infinite, since q has no variance, and so every bound is "
+            "minus infinity; use laplace or logistic, or a student_t with df above 2"
+        )
     if reason is not None:
         raise ConfigError(f"objective: {reason}")
 

@@ -98,8 +98,8 @@ def check_objective(objective: Objective, model: VAE) -> None:
     reason = objective.bias(model)
     if model.posterior_head.kl_is_infinite:
         raise ConfigError(
-            "model.posterior: its KL divergence to the prior is infinite, since q has no variance, and so every bound is "
-            "minus infinity; use laplace or logistic, or a student_t with df above 2"
+            "model.posterior: its KL divergence to the prior is infinite, since q has no variance, and so is the bound; "
+            "use laplace or logistic, or a student_t with df above 2"
         )
     if reason is not None:
         raise ConfigError(f"objective: {reason}")

@@ -317,6 +317,22 @@ def test_categorical_sums_to_one_and_takes_logits_of_any_size():
     assert torch.isfinite(extreme.log_prob(levels[:, None].float())).all()
 
 
+def test_a_level_that_was_divided_in_float32_is_found():
+    """In float64, 10 times what float32 takes for 7/10 is a little less than 7."""
+    rounded, true = (torch.arange(11, dtype=torch.float32) / 10).double(), torch.arange(11) / 10
+    assert (rounded * 10 < torch.arange(11)).any()
+    log_probs = numbers(11).log_softmax(-1)
+    found = Categorical((1,), levels=11)(log_probs).log_prob(rounded[:, None])[:, 0]
+    torch.testing.assert_close(found, log_probs, rtol=0, atol=1e-14)
+    logistic = LogisticLevels(torch.tensor(0.4), torch.tensor(-9.0), 11)
+    torch.testing.assert_close(logistic.log_prob(rounded), logistic.log_prob(true), rtol=0, atol=0)
+
+
+def test_a_level_without_probability_is_never_drawn():
+    draws = Categorical((1,), levels=3)(torch.tensor([-1000.0, 0.0, 0.0])).transform(torch.tensor([[0.0], [0.5]]))
+    assert draws[:, 0].tolist() == [0.5, 1.0]
+
+
 @pytest.mark.parametrize("location", [-0.2, 0.0, 0.4, 1.0, 3.0])
 @pytest.mark.parametrize("log_scale", [3.0, -2.0, -5.0, -8.0, -12.0])
 def test_discretized_logistic_sums_to_one_and_equals_decimals(location, log_scale):
@@ -360,6 +376,14 @@ def test_the_scale_has_a_floor_and_keeps_a_gradient():
     for extreme in (-1000.0, 1000.0):
         value = likelihood(torch.tensor([0.5, extreme], dtype=torch.float32)).log_prob(torch.tensor([0.5]))
         assert torch.isfinite(value)
+
+
+@pytest.mark.parametrize("row", [DiscretizedLogistic, NegativeBinomial])
+def test_whose_parameter_the_second_number_is(row):
+    option = "scale" if row is DiscretizedLogistic else "dispersion"
+    made = {owner: row(SHAPE, **{option: owner}) for owner in OWNERS}
+    assert [made[owner].output_shape for owner in OWNERS] == [(4, 4, 5), SHAPE, SHAPE]
+    assert [[tuple(p.shape) for p in made[owner].parameters()] for owner in OWNERS] == [[], [SHAPE], [()]]
 
 
 def test_a_likelihood_of_levels_knows_their_number():

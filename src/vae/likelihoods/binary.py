@@ -115,7 +115,8 @@ class ContinuousBernoulli(nn.Module):
     """Pixels on [0, 1]: log p(x|z) = sum_d x_d l_d - A(l_d), A(l) = log((e^l - 1) / l), l = decoder(z).
 
     The Bernoulli's formula with the normaliser that makes it a density (Loaiza-Ganem & Cunningham 2019). The network
-    gives l, one a pixel; what it shows is the mean, A'(l).
+    gives l, one a pixel; what it shows is the mean, A'(l). A pixel that is 0 (or 1) in all data has no largest density:
+    its log|l| grows for ever, if slowly.
     """
 
     support: ClassVar[str] = "unit_interval"

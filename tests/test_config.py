@@ -155,6 +155,11 @@ def test_all_misfits_are_reported_at_once(tmp_path):
         ({"trian": {}}, "trian: no such setting; did you mean train?"),
         ({"modifiers": {"beta": -1}}, "modifiers.beta: must be at least 0, not -1"),
         ({"objective": {"name": "sgvb_b", "num_samples": 0}}, "objective.num_samples: must be at least 1"),
+        ({"objective": {"name": "iwae", "num_samples": 0}}, "objective.num_samples: must be at least 1"),
+        (
+            {"objective": "dreg", "modifiers": {"free_bits": 0.5}},
+            "free_bits needs the KL of each latent in closed form, which dreg does not take: set objective.name to sgvb_b",
+        ),
     ],
 )
 def test_a_misfit_is_named(change, message):

@@ -1,5 +1,7 @@
 """q(z|x): from the numbers that an encoder network gives to a distribution of z."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from vae.distributions import Noise, Normal
@@ -8,6 +10,8 @@ from vae.errors import UsageError
 
 class DiagonalGaussian(nn.Module):
     """q(z|x) = N(mean, diag(std^2)); the network gives the means, then the log-variances (paper, equation 9)."""
+
+    family: ClassVar[type] = Normal
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

@@ -27,6 +27,10 @@ class Family(Protocol):
         """Where z lives: real, positive, unit_interval, ..."""
 
     @property
+    def moves(self) -> bool:
+        """Whether the support moves with the parameters."""
+
+    @property
     def noise(self) -> Noise:
         """The distribution p(eps) and the shape of its draw for these parameters."""
 

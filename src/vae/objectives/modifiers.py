@@ -43,7 +43,9 @@ class WeighedKL:
         penalty = (weight - 1) * kl  # (M,)
         if self.free_bits:
             if estimate.kl_elements is None:
-                raise UsageError("modifiers.free_bits needs the KL of each latent: use the objective sgvb_b, and a diagonal q")
+                raise UsageError(
+                    "modifiers.free_bits needs the KL of each latent: use the objective sgvb_b, and a diagonal q"
+                )
             of_latents = estimate.kl_elements.mean(0)  # (J,)
             penalty = penalty + weight * (self.free_bits - of_latents).clamp(min=0).sum()
         value = estimate.bound if estimate.objective is None else estimate.objective

@@ -86,14 +86,12 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     objective: Objective = settings.objective.build(OBJECTIVES)
     modifiers = settings.modifiers
-    weighed = WeighedKL(
-        objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits
-    )
+    weighed = WeighedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
     return objective if weighed == WeighedKL(objective) else weighed
 
 
 def check_objective(objective: Objective, model: VAE) -> None:
-    """ConfigError where the objective's gradient is biased for this model, or its bound minus infinity."""
+    """ConfigError where the objective's gradient is biased for this model, with the unbiased way."""
     reason = objective.bias(model)
     if reason is not None:
         raise ConfigError(f"objective: {reason}")

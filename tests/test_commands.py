@@ -425,6 +425,7 @@ def test_a_process_gives_sentence_and_status_too(tmp_path):
 
 def test_scripts_are_thin():
     assert {s.stem for s in SCRIPTS} >= {
-        "train", "evaluate", "encode", "plot_curves", "plot_samples", "plot_reconstructions", "plot_manifold", "plot_tsne"
+        "train", "evaluate", "encode", "plot_curves", "plot_samples", "plot_reconstructions", "plot_manifold", "plot_tsne",
+        "compare_estimators"
     }  # fmt: skip
     assert all(len(s.read_text().splitlines()) <= 10 for s in SCRIPTS)

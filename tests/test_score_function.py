@@ -134,6 +134,19 @@ def test_the_objective_reads_its_memory_before_the_step_enters_it():
     torch.testing.assert_close(running_mean(later), 0.8 * -7.0 + 0.2 * bound.mean())
 
 
+def test_the_kl_to_be_weighed_has_the_same_baseline():
+    """Its gradient is the covariance of log q / p(z) with the score over the samples: a constant in it counts nothing."""
+    problem, L = LinearGaussian.scalar(), 5
+    model, noise = problem.model(), numbers(L, 1, 1)
+    objective = ScoreFunction(num_samples=L, baseline="leave_one_out")
+    objective(model, torch.tensor([[1.7]]), noise, {}, 0)[0].terms["kl"].sum().backward()
+    eps, z = noise[:, 0, 0], 0.3 + 0.6 * noise[:, 0, 0]
+    log_ratio = 0.5 * (z.square() - eps.square())  # up to a constant
+    score = eps / 0.6
+    covariance = ((log_ratio - log_ratio.mean()) * score).sum() / (L - 1)
+    torch.testing.assert_close(model.encoder.bias.grad[0], covariance)
+
+
 def test_leave_one_out_needs_another_sample():
     with pytest.raises(ConfigError, match="the leave_one_out baseline needs num_samples of at least 2"):
         ScoreFunction(baseline="leave_one_out")

@@ -14,8 +14,8 @@ class Estimate(NamedTuple):
 
     `bound` estimates a lower bound of log p(x). `terms` are the parts of the ELBO, which is their difference; the
     derivative of `kl` is on average that of the KL, so that a modifier can weigh it. `surrogate` is what is
-    differentiated; an algorithm reduces it over the minibatch. `objective` is the value of what is maximised, where
-    that is not the ELBO.
+    differentiated, by whichever route; an algorithm reduces it over the minibatch. Its value is that of what is
+    maximised, as is `objective`, which is there where that is not the ELBO.
     """
 
     bound: Tensor  # (M,)

@@ -387,6 +387,20 @@ WRONG = [
     ),
     (train, ["--config", "{d}/tiny.yaml", "--set", "model.encoder={{name: module, of: x}}"], "open it from Python"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "data={{name: loader}}"], "stands for a DataLoader"),
+    *[
+        (train, ["--config", "{d}/tiny.yaml", *more, "--set", f"objective={{{{{options}}}}}"], sentence)
+        for more in ([], ["--dry-run"])
+        for options, sentence in (
+            ("name: stl, num_samples: 3", "objective: stl is biased for num_samples > 1; use dreg"),
+            ("name: score_function, baseline: leave_one_out", "needs num_samples of at least 2"),
+            ("name: dreg, num_samples: 0", "objective.num_samples: must be at least 1, not 0"),
+        )
+    ],
+    (
+        train,
+        ["--config", "{d}/tiny.yaml", "--dry-run", "--set", "objective=iwae", "modifiers.free_bits=0.5"],
+        "set objective.name to sgvb_b",
+    ),
     (train, ["--resume", "{d}/nothing"], "no such run directory"),
     (train, ["--resume", "{t}"], "no run directory (it has no config.yaml)"),
     (train, ["--resume", "{d}/d2", "--set", "model.latent_dim=3"], "model.latent_dim cannot change in a resumed run"),
@@ -494,6 +508,7 @@ def test_a_process_gives_sentence_and_status_too(tmp_path):
 
 def test_scripts_are_thin():
     assert {s.stem for s in SCRIPTS} >= {
-        "train", "evaluate", "encode", "plot_curves", "plot_samples", "plot_reconstructions", "plot_manifold", "plot_tsne"
+        "train", "evaluate", "encode", "plot_curves", "plot_samples", "plot_reconstructions", "plot_manifold", "plot_tsne",
+        "compare_estimators"
     }  # fmt: skip
     assert all(len(s.read_text().splitlines()) <= 10 for s in SCRIPTS)

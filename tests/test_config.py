@@ -163,6 +163,11 @@ def test_all_misfits_are_reported_at_once(tmp_path):
             "model.likelihood.dispersion: 'per_gene' is not one of per_pixel_and_datum, per_pixel, shared",
         ),
         ({"objective": {"name": "sgvb_b", "num_samples": 0}}, "objective.num_samples: must be at least 1"),
+        ({"objective": {"name": "iwae", "num_samples": 0}}, "objective.num_samples: must be at least 1"),
+        (
+            {"objective": "dreg", "modifiers": {"free_bits": 0.5}},
+            "free_bits needs the KL of each latent in closed form, which dreg does not take: set objective.name to sgvb_b",
+        ),
     ],
 )
 def test_a_misfit_is_named(change, message):

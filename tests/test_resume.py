@@ -59,6 +59,10 @@ CASES = {
     "warm-up of beta": {"modifiers": {"beta": 0.5, "warm_up": 3}},
     "cosine, clipping": {"train": {"schedule": "cosine", "clip_grad_norm": 1.0}},
     "estimator A, L = 3": {"objective": {"name": "sgvb_a", "num_samples": 3}},
+    "the memory of a running baseline": {
+        "objective": {"name": "score_function", "num_samples": 2, "baseline": "running", "decay": 0.7}
+    },
+    "importance weights": {"objective": {"name": "dreg", "num_samples": 3}, "modifiers": {"beta": 0.5}},
     "a count of samples": {"train": {"epochs": None, "samples": 1000}},
     "rare evaluation": {"train": {"evaluate_every": 3, "epochs": 5}},
     "float64": {"train": {"precision": "float64"}},
@@ -105,6 +109,16 @@ def test_interrupted_twice_in_the_middle_of_epochs(case, tmp_path, monkeypatch):
             run(raw, tmp_path / "parts", resume=True)
     run(raw, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_checkpoint_holds_the_memory_of_the_objective(tmp_path):
+    """Without it a resumed run would begin with another baseline, or none."""
+    run(config(**CASES["the memory of a running baseline"]), tmp_path / "x")
+    tensors, _ = vae.training.checkpoint.read(tmp_path / "x" / "checkpoints" / "last.safetensors")
+    steps = metrics(tmp_path / "x")[-1]["step"]
+    assert tensors["memory.weight"].item() == pytest.approx(1 - 0.7**steps)
+    assert tensors["memory.sum"].item() < -10  # nats
+    assert {t.dtype for name, t in tensors.items() if name.startswith("memory.")} == {torch.float64}
 
 
 @pytest.mark.parametrize("steps", range(1, 16))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Data
 from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
-from vae.objectives import EstimatorB
+from vae.objectives import OBJECTIVES, EstimatorB, WeighedKL
 from vae.training import read_settings
+from vae.training.build import check_objective
 from vae.training.opened import open_run
 from vae.training.run import train
 
@@ -65,6 +67,60 @@ def test_with_beta_the_objective_stands_beside_the_elbo(tmp_path):
     for line in lines(tmp_path / "x"):
         assert line["elbo"] == pytest.approx(line["log_p_x_given_z"] - line["kl"], abs=1e-4)
         assert line["objective"] == pytest.approx(line["log_p_x_given_z"] - 4 * line["kl"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["iwae", "dreg"])
+def test_with_importance_weights_the_elbo_stands_beside_the_objective(name, tmp_path):
+    """One epoch of one step, so that both are of one model: the tighter bound is the larger."""
+    go(tmp_path, objective={"name": name, "num_samples": 5}, train={"epochs": 1, "batch_size": 200})
+    (line,) = lines(tmp_path / "x")
+    assert line["elbo"] == pytest.approx(line["log_p_x_given_z"] - line["kl"], rel=1e-6)
+    assert line["objective"] > line["elbo"] + 0.01
+    go(tmp_path / "one", objective={"name": name, "num_samples": 1})
+    assert "objective" not in lines(tmp_path / "one" / "x")[0]  # it is the ELBO
+
+
+def test_with_free_bits_the_elbo_stands_beside_the_objective(tmp_path):
+    go(tmp_path, modifiers={"free_bits": 50.0}, train={"epochs": 1, "batch_size": 200})
+    (line,) = lines(tmp_path / "x")
+    assert line["elbo"] == pytest.approx(line["log_p_x_given_z"] - line["kl"], rel=1e-6)
+    assert line["objective"] == pytest.approx(line["log_p_x_given_z"] - 2 * 50.0, rel=1e-6)
+
+
+BIASED = {
+    "stl": ({"name": "stl", "num_samples": 3}, "objective: stl is biased for num_samples > 1; use dreg, which is not"),
+    "leave_one_out": (
+        {"name": "score_function", "baseline": "leave_one_out"},
+        "objective: the leave_one_out baseline needs num_samples of at least 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("objective", "message"), BIASED.values(), ids=BIASED)
+def test_a_biased_objective_is_refused_before_anything_is_written(objective, message, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        go(tmp_path, objective=objective)
+    assert str(error.value) == message
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(ConfigError) as error:
+        data = vae.load_data("digits", pixels="static", train_size=100)
+        vae.fit(vae.build(config()), data, objective=objective, epochs=1, verbose=False)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(name, monkeypatch):
+    """E_q[d log q] is 0 only where the support of q stays; what needs it to be is biased elsewhere."""
+    model, objective = vae.build(config()), OBJECTIVES[name](num_samples=1)
+    check_objective(objective, model)
+    monkeypatch.setattr(type(model.posterior_head), "family", types.SimpleNamespace(moves=True))
+    if name in ("sgvb_a", "sgvb_b", "iwae"):
+        check_objective(WeighedKL(objective, 2.0), model)
+    else:
+        sentence = rf"^objective: {name} is biased where the support of q moves with its parameters; use sgvb_a"
+        for each in (objective, WeighedKL(objective, 2.0)):
+            with pytest.raises(ConfigError, match=sentence):
+                check_objective(each, model)
 
 
 def test_a_count_of_samples_ends_the_run(tmp_path):

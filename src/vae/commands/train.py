@@ -70,12 +70,14 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.training.build import build_algorithm, build_model, check_kind, resolve
+    from vae.training.build import build_algorithm, build_model, check_kind, check_objective, resolve
 
     settings, shape, kind = resolve(_settings(args)[0])
     model = build_model(settings.model, shape, settings.train.seed)
     check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
-    build_algorithm(settings, 1, 1).init(model)
+    algorithm = build_algorithm(settings, 1, 1)
+    check_objective(algorithm.objective, model)
+    algorithm.init(model)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")

@@ -28,7 +28,7 @@ class Normal:
     log_std: Tensor  # (M, ...), or what broadcasts with it
 
     support: ClassVar[str] = "real"
-    moves: ClassVar[bool] = False
+    moves: ClassVar[bool] = False  # the support, with the parameters
 
     @property
     def noise(self) -> Noise:

@@ -2,7 +2,8 @@
 
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
+from vae.figures.estimators import estimators
 from vae.figures.images import manifold, reconstructions, samples
 from vae.figures.style import save
 
-__all__ = ["codes", "curves", "manifold", "reconstructions", "samples", "save", "tsne"]
+__all__ = ["codes", "curves", "estimators", "manifold", "reconstructions", "samples", "save", "tsne"]

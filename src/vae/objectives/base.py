@@ -12,9 +12,10 @@ Memory = dict[str, Tensor]  # what an estimator remembers between steps; part of
 class Estimate(NamedTuple):
     """One value a datum, nats; larger is better.
 
-    `bound` estimates a lower bound of log p(x). `terms` are the parts of the ELBO, which is their difference.
-    `surrogate` is what is differentiated; an algorithm reduces it over the minibatch. Its value may mean nothing:
-    `objective` is the value of what is maximised, where that is not the ELBO.
+    `bound` estimates a lower bound of log p(x). `terms` are the parts of the ELBO, which is their difference; the
+    derivative of `kl` is on average that of the KL, so that a modifier can weigh it. `surrogate` is what is
+    differentiated, by whichever route; an algorithm reduces it over the minibatch. Its value is that of what is
+    maximised, as is `objective`, which is there where that is not the ELBO.
     """
 
     bound: Tensor  # (M,)
@@ -41,3 +42,8 @@ class Objective(Protocol):
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The estimate for a minibatch."""
+
+
+def moving_support(model: VAE) -> bool:
+    """Whether the support of q(z|x) moves with its parameters: then E_q[d log q] is not 0."""
+    return bool(model.posterior_head.moves)

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from vae.distributions import detached, sum_from
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory
+from vae.objectives.base import Estimate, Memory, moving_support
 from vae.schema import Count, validated
 
 
 class LogWeights(NamedTuple):
-    """K samples of z a datum and what their weights are made of, nats."""
+    """What the weights of K samples of z a datum are made of, nats."""
 
-    z: Tensor  # (K, M, J)
     log_p_x_given_z: Tensor  # (K, M)
     log_p_z: Tensor  # (K, M)
     log_q: Tensor  # (K, M)
@@ -33,26 +32,28 @@ class LogWeights(NamedTuple):
         """log p(x, z) - log q(z|x)."""
         return self.log_p_x_given_z + self.log_p_z - self.log_q
 
-
-def log_weights(model: VAE, x: Tensor, noise: Tensor, *, path: bool = False) -> LogWeights:
-    """The weights of z_k = g(eps_k, x); with `path`, q's parameters are constants in log q, and act through z alone."""
-    q = model.posterior(x)
-    if path:
-        z = q.transform(noise)
-        log_q = detached(q).log_prob(z)
-    else:
-        z, log_q = q.transform_and_log_prob(noise)
-    return LogWeights(z, model.log_likelihood(x, z), sum_from(model.prior.log_prob(z), 2), sum_from(log_q, 2))
+    @property
+    def kl(self) -> Tensor:  # (M,)
+        """The Monte Carlo estimate of KL(q(z|x) || p(z)), which can be negative."""
+        return (self.log_q - self.log_p_z).mean(0)
 
 
-def _estimate(weights: LogWeights, surrogate: Tensor | None = None) -> Estimate:
-    bound = torch.logsumexp(weights.log_w, 0) - math.log(len(weights.z))  # (M,)
-    terms = {
-        "log_p_x_given_z": weights.log_p_x_given_z.mean(0),
-        "kl": (weights.log_q - weights.log_p_z).mean(0),  # of Monte Carlo; can be negative
-    }
-    objective = bound if len(weights.z) > 1 else None  # with one sample it is the ELBO
-    return Estimate(bound, terms, bound if surrogate is None else surrogate, objective)
+def log_weights(model: VAE, x: Tensor, z: Tensor, log_q: Tensor) -> LogWeights:
+    """The weights of samples z (K, M, J) with their densities log q(z|x), element by element."""
+    return LogWeights(model.log_likelihood(x, z), sum_from(model.prior.log_prob(z), 2), sum_from(log_q, 2))
+
+
+def _estimate(weights: LogWeights, kl: Tensor | None = None) -> Estimate:
+    num_samples = len(weights.log_q)
+    bound = torch.logsumexp(weights.log_w, 0) - math.log(num_samples)  # (M,)
+    terms = {"log_p_x_given_z": weights.log_p_x_given_z.mean(0), "kl": weights.kl if kl is None else kl}
+    return Estimate(bound, terms, bound, bound if num_samples > 1 else None)  # with one sample it is the ELBO
+
+
+def _path_bias(model: VAE, name: str) -> str | None:
+    if not moving_support(model):
+        return None
+    return f"{name} is biased where the support of q moves with its parameters; use sgvb_a, sgvb_b or iwae"
 
 
 @validated
@@ -66,35 +67,40 @@ class IWAE:
     num_samples: Count = 5
 
     def bias(self, model: VAE) -> None:
-        """None."""
+        """None: it is the derivative of the bound's own value."""
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound L_K of each datum; noise (K, M, J)."""
-        return _estimate(log_weights(model, x, noise)), memory
+        return _estimate(log_weights(model, x, *model.posterior(x).transform_and_log_prob(noise))), memory
 
 
 @validated
 @dataclass(frozen=True, kw_only=True)
 class DReG:
-    """The importance-weighted bound, the encoder by double reparameterization: sum_k v_k^2 (d log w_k / d z_k) d z_k.
+    """The importance-weighted bound, doubly reparameterized in the encoder: sum_k v_k^2 (d log w_k / d z_k) d z_k.
 
     Unbiased for the gradient of L_K, with a signal-to-noise ratio that grows as K^(1/2) (Tucker et al. 2019,
-    equation 8).
+    equation 8), unless q's support moves with its parameters.
     """
 
     num_samples: Count = 5
 
-    def bias(self, model: VAE) -> None:
-        """None."""
+    def bias(self, model: VAE) -> str | None:
+        """Biased where the support of q moves, as any path derivative."""
+        return _path_bias(model, "dreg")
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound L_K of each datum; noise (K, M, J)."""
-        weights = log_weights(model, x, noise, path=True)
+        q = model.posterior(x)
+        z, fixed = q.transform(noise), detached(q)
+        doubly = z.view_as(z)  # apart from z, through which the KL's gradient goes, weighed once
+        weights = log_weights(model, x, doubly, fixed.log_prob(doubly))
         v = weights.log_w.detach().softmax(0)  # (K, M)
-        if weights.z.requires_grad:
-            # The surrogate weighs with v; what goes on from z to the encoder is weighed once more.
-            weights.z.register_hook(lambda gradient: v[..., None] * gradient)
-        return _estimate(weights, (v * weights.log_w).sum(0)), memory
+        if doubly.requires_grad:
+            # The bound's derivative weighs with v; what goes on from z to the encoder is weighed once more.
+            doubly.register_hook(lambda gradient: v[..., None] * gradient)
+        kl = (sum_from(fixed.log_prob(z), 2) - sum_from(model.prior.log_prob(z), 2)).mean(0)  # (M,)
+        return _estimate(weights, kl), memory
 
 
 @validated
@@ -102,18 +108,20 @@ class DReG:
 class StickingTheLanding:
     """The path derivative of the bound, sum_k v_k (d log w_k / d z_k) d z_k (Roeder, Wu & Duvenaud 2017).
 
-    Unbiased for K = 1, where it vanishes at q(z|x) = p(z|x). For K > 1 it is biased, and tends with K to the gradient
-    of another objective: use dreg there.
+    Unbiased for K = 1 unless q's support moves with its parameters; it vanishes at q(z|x) = p(z|x). For K > 1 it is
+    biased, and tends with K to the gradient of another objective: use dreg there.
     """
 
     num_samples: Count = 1
 
     def bias(self, model: VAE) -> str | None:
-        """Biased for K > 1."""
-        if self.num_samples == 1:
-            return None
-        return "sticking the landing is biased for num_samples > 1; use dreg, which is not"
+        """Biased for K > 1, and where the support of q moves, as any path derivative."""
+        if self.num_samples > 1:
+            return "stl is biased for num_samples > 1; use dreg, which is not"
+        return _path_bias(model, "stl")
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
-        """The bound of each datum; noise (K, M, J)."""
-        return _estimate(log_weights(model, x, noise, path=True)), memory
+        """The bound L_K of each datum; noise (K, M, J)."""
+        q = model.posterior(x)
+        z = q.transform(noise)
+        return _estimate(log_weights(model, x, z, detached(q).log_prob(z))), memory

@@ -48,5 +48,5 @@ class WeighedKL:
                 )
             of_latents = estimate.kl_elements.mean(0)  # (J,)
             penalty = penalty + weight * (self.free_bits - of_latents).clamp(min=0).sum()
-        value = estimate.bound if estimate.objective is None else estimate.objective
-        return estimate._replace(surrogate=estimate.surrogate - penalty, objective=value - penalty), memory
+        surrogate = estimate.surrogate - penalty  # (M,), by derivative and by value
+        return estimate._replace(surrogate=surrogate, objective=surrogate), memory

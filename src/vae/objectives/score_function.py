@@ -16,13 +16,14 @@ from torch import Tensor
 from vae.distributions import sum_from
 from vae.errors import ConfigError
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory
+from vae.objectives.base import Estimate, Memory, moving_support
 from vae.schema import Count, Interval, validated
 
 
-def score_surrogate(f: Tensor, log_q: Tensor, baseline: Tensor) -> Tensor:  # (L, M) each -> (M,)
-    """What is differentiated for d E_q[f]: (1/L) sum_l (f_l - b_l) log q(z_l), f and b held constant."""
-    return ((f - baseline).detach() * log_q).mean(0)
+def score_surrogate(f: Tensor, log_q: Tensor, baseline: Tensor | float) -> Tensor:  # (L, M) each -> (M,)
+    """The mean of f over samples; its derivative is (1/L) sum_l (f_l - b_l) d log q(z_l) + d f_l."""
+    score = ((f - baseline).detach() * log_q).mean(0)
+    return f.mean(0) + score - score.detach()
 
 
 def leave_one_out(f: Tensor) -> Tensor:  # (L, M) -> (L, M)
@@ -64,22 +65,23 @@ class ScoreFunction:
 
     def bias(self, model: VAE) -> str | None:
         """Biased where the support of q moves with its parameters."""
-        if not model.posterior_head.moves:
+        if not moving_support(model):
             return None
-        return "a score function is biased where the support of q moves with its parameters; use sgvb_a or sgvb_b"
+        return "score_function is biased where the support of q moves with its parameters; use sgvb_a or sgvb_b"
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound of each datum by estimator A; noise (L, M, J)."""
         q = model.posterior(x)
         z = q.transform(noise).detach()
         log_q = sum_from(q.log_prob(z), 2)  # (L, M)
-        log_p_x_given_z, log_p_z = model.log_likelihood(x, z), sum_from(model.prior.log_prob(z), 2)  # (L, M)
-        f = (log_p_x_given_z + log_p_z - log_q).detach()
+        log_p_x_given_z = model.log_likelihood(x, z)  # (L, M)
+        log_ratio = log_q.detach() - sum_from(model.prior.log_prob(z), 2)  # (L, M)
+        f = log_p_x_given_z - log_ratio
+        others = self.baseline == "leave_one_out"
+        baseline: Tensor | float = leave_one_out(f) if others else 0.0
         if self.baseline == "running":
-            baseline = torch.as_tensor(running_mean(memory)).to(f)
-            memory = remember(memory, f, self.decay)
-        else:
-            baseline = leave_one_out(f) if self.baseline == "leave_one_out" else torch.zeros_like(f)
-        surrogate = (log_p_x_given_z + log_p_z).mean(0) + score_surrogate(f, log_q, baseline)
-        terms = {"log_p_x_given_z": log_p_x_given_z.mean(0), "kl": (log_q - log_p_z).mean(0)}
-        return Estimate(f.mean(0), terms, surrogate), memory
+            baseline, memory = running_mean(memory), remember(memory, f, self.decay)
+        kl = score_surrogate(log_ratio, log_q, leave_one_out(log_ratio) if others else 0.0)
+        terms = {"log_p_x_given_z": log_p_x_given_z.mean(0), "kl": kl}
+        surrogate = score_surrogate(f, log_q, baseline)
+        return Estimate(surrogate.detach(), terms, surrogate), memory

@@ -21,7 +21,7 @@ class EstimatorB:
     num_samples: Count = 1
 
     def bias(self, model: VAE) -> None:
-        """None: the path derivative is unbiased."""
+        """None: it is the derivative of the bound's own value."""
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""
@@ -45,7 +45,7 @@ class EstimatorA:
     num_samples: Count = 1
 
     def bias(self, model: VAE) -> None:
-        """None: the path derivative is unbiased."""
+        """None: it is the derivative of the bound's own value."""
 
     def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""

@@ -94,13 +94,13 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
 
 
 def check_objective(objective: Objective, model: VAE) -> None:
-    """ConfigError where the objective's gradient is biased for this model, or its bound minus infinity."""
-    reason = objective.bias(model)
+    """ConfigError where the bound is minus infinity, or the objective's gradient biased, for this model."""
     if model.posterior_head.kl_is_infinite:
         raise ConfigError(
-            "model.posterior: its KL divergence to the prior is infinite, since q has no variance, and so is the bound; "
-            "use laplace or logistic, or a student_t with df above 2"
+            "model.posterior: it has no variance, so that its KL to the prior is infinite; use laplace or logistic, "
+            "or a student_t with df above 2"
         )
+    reason = objective.bias(model)
     if reason is not None:
         raise ConfigError(f"objective: {reason}")
 

@@ -81,6 +81,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.train.patience is not None and not self.data.validation_size:
             raise ValueError("train.patience stops early by the validation ELBO: set data.validation_size too")
+        if self.modifiers.free_bits and self.objective.name != "sgvb_b":
+            raise ValueError(
+                f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "
+                "take: set objective.name to sgvb_b"
+            )
 
 
 def read_settings(

@@ -1,0 +1,119 @@
+"""What weighs the KL: beta, warm-up and free bits, in value and gradient; the ELBO and the bound stay as they were."""
+
+import pytest
+import torch
+
+from tests.oracles import gauss_hermite, numbers
+from tests.problems import LinearGaussian
+from vae.errors import UsageError
+from vae.objectives import OBJECTIVES, DReG, EstimatorB, WeighedKL
+
+pytestmark = pytest.mark.usefixtures("float64")
+M, J, D = 4, 3, 5
+
+
+def both(objective, modified, step=0, problem=None, seed=0):
+    problem = problem or LinearGaussian.random(D, J)
+    out = []
+    for each in (objective, modified):
+        model = problem.model()
+        estimate, _ = each(model, problem.data(M), numbers(each.num_samples, M, J, seed=seed), {}, step)
+        estimate.surrogate.mean().backward()
+        out.append((estimate, model))
+    return out
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_beta_weighs_the_kl_and_leaves_bound_and_elbo_alone(name):
+    objective = OBJECTIVES[name](num_samples=2)
+    (plain, _), (weighed, _) = both(objective, WeighedKL(objective, 4.0))
+    torch.testing.assert_close(weighed.bound, plain.bound)
+    torch.testing.assert_close(weighed.elbo, plain.elbo)
+    torch.testing.assert_close(weighed.objective, plain.bound - 3 * plain.terms["kl"])
+    torch.testing.assert_close(weighed.surrogate, weighed.objective)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradient_under_beta(name):
+    """That of E log p(x|z) - beta KL on average, also where the encoder's gradient is a path's or a score's."""
+    problem, beta = LinearGaussian.random(D, J), 2.5
+    x, model = problem.data(M), problem.model()
+    noise, weights = gauss_hermite(3, 1, J)
+    rows = noise[:, :, None].expand(-1, -1, M, -1).reshape(1, -1, J)
+    weighed = WeighedKL(OBJECTIVES[name](num_samples=1), beta)
+    estimate, _ = weighed(model, x.repeat(len(weights), 1), rows, {}, 0)
+    (weights @ estimate.surrogate.view(-1, M)).mean().backward()
+    exact, mean = problem.gradients(x), x @ problem.A.T + problem.c
+    d_kl = {"A": mean.T @ x / M, "log_std": problem.S - 1}
+    torch.testing.assert_close(model.encoder.weight.grad[:J], exact["A"] - (beta - 1) * d_kl["A"], rtol=1e-9, atol=1e-9)
+    got = 2 * model.encoder.bias.grad[J:]
+    torch.testing.assert_close(got, exact["log_std"] - (beta - 1) * d_kl["log_std"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.decoder.weight.grad, exact["W"], rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_of_the_kl_under_dreg_is_weighed_once():
+    """Its samples count equally in the KL, whatever their importance: the two gradients differ by (beta - 1) dKL."""
+    objective = DReG(num_samples=6)
+    (plain, one), (_, other) = both(objective, WeighedKL(objective, 3.0))
+    difference = one.encoder.bias.grad - other.encoder.bias.grad
+    model, problem = LinearGaussian.random(D, J).model(), LinearGaussian.random(D, J)
+    q = model.posterior(problem.data(M))
+    z = q.transform(numbers(6, M, J))
+    fixed = type(q)(q.mean.detach(), q.log_std.detach())
+    kl = (fixed.log_prob(z) - model.prior.log_prob(z)).sum(2).mean()
+    kl.backward()
+    torch.testing.assert_close(kl, plain.terms["kl"].mean())
+    torch.testing.assert_close(difference, 2 * model.encoder.bias.grad)
+
+
+def test_beta_warms_up_linearly_from_zero():
+    beta = WeighedKL(EstimatorB(), 2.0, warm_up=10)
+    assert [beta.weight(step) for step in (0, 5, 10, 50)] == [0.0, 1.0, 2.0, 2.0]
+    (plain, _), (start, _) = both(EstimatorB(), beta)
+    torch.testing.assert_close(start.objective, plain.terms["log_p_x_given_z"])
+    (plain, _), (half, _) = both(EstimatorB(), beta, step=5)
+    torch.testing.assert_close(half.objective, plain.bound)
+
+
+@pytest.mark.parametrize(("beta", "warm_up", "weight"), [(1.0, 0, 1.0), (2.0, 0, 2.0), (2.0, 10, 0.6)])
+def test_free_bits(beta, warm_up, weight):
+    """A latent whose mean KL lies below the free nats gets no gradient from it, another the ordinary one."""
+    problem = LinearGaussian.random(D, J)
+    with torch.no_grad():
+        elements = EstimatorB()(problem.model(), problem.data(M), numbers(1, M, J), {}, 0)[0].kl_elements
+    of_latents = elements.mean(0)
+    free = of_latents.median().item() + 1e-3  # two latents below, one above; single data lie on the other side
+    below = of_latents < free
+    assert below.sum() == 2
+    assert ((elements > free) & below).any()
+    (plain, one), (freed, other) = both(EstimatorB(), WeighedKL(EstimatorB(), beta, warm_up, free), step=3)
+    torch.testing.assert_close(freed.elbo, plain.elbo)
+    cost = of_latents.clamp(min=free).sum()
+    expected = plain.terms["log_p_x_given_z"].mean() - weight * cost
+    torch.testing.assert_close(freed.objective.mean(), expected)
+    torch.testing.assert_close(freed.surrogate.mean(), expected)
+
+    x = problem.data(M)
+    mean = x @ problem.A.T + problem.c
+    d_kl = torch.cat([mean.mean(0), 0.5 * (problem.S - 1)])  # in the biases: means, log-variances
+    reconstruction = one.encoder.bias.grad + d_kl
+    kept = torch.cat([~below, ~below]) * weight
+    torch.testing.assert_close(other.encoder.bias.grad, reconstruction - kept * d_kl)
+    torch.testing.assert_close(other.decoder.weight.grad, one.decoder.weight.grad)
+
+
+def test_free_bits_ask_for_the_kl_of_each_latent():
+    with pytest.raises(UsageError, match="free_bits needs the KL of each latent: use the objective sgvb_b"):
+        both(DReG(), WeighedKL(DReG(), free_bits=0.5))
+
+
+def test_a_modifier_keeps_samples_memory_and_bias_of_the_objective_within():
+    objective = OBJECTIVES["score_function"](num_samples=3)
+    problem = LinearGaussian.random(D, J)
+    x, noise, model = problem.data(M), numbers(3, M, J), problem.model()
+    weighed = WeighedKL(objective, 2.0)
+    assert weighed.num_samples == 3
+    assert weighed(model, x, noise, {}, 0)[1] == objective(model, x, noise, {}, 0)[1] != {}
+    assert weighed.bias(model) is None
+    biased = OBJECTIVES["stl"](num_samples=3)
+    assert WeighedKL(biased).bias(model) == biased.bias(model) is not None

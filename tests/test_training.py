@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import types
 
 import pytest
 import torch
@@ -11,8 +10,10 @@ import torch
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Data
+from vae.distributions import has_exact_kl
 from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
 from vae.objectives import OBJECTIVES, EstimatorB, WeighedKL
+from vae.posteriors import POSTERIORS
 from vae.training import read_settings
 from vae.training.build import check_objective
 from vae.training.opened import open_run
@@ -109,11 +110,11 @@ def test_a_biased_objective_is_refused_before_anything_is_written(objective, mes
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(name, monkeypatch):
+def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(name):
     """E_q[d log q] is 0 only where the support of q stays; what needs it to be is biased elsewhere."""
-    model, objective = vae.build(config()), OBJECTIVES[name](num_samples=1)
-    check_objective(objective, model)
-    monkeypatch.setattr(type(model.posterior_head), "family", types.SimpleNamespace(moves=True))
+    objective = OBJECTIVES[name](num_samples=1)
+    check_objective(objective, vae.build(config()))
+    model = vae.build(config(), "model.posterior=uniform")
     if name in ("sgvb_a", "sgvb_b", "iwae"):
         check_objective(WeighedKL(objective, 2.0), model)
     else:
@@ -121,6 +122,29 @@ def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(
         for each in (objective, WeighedKL(objective, 2.0)):
             with pytest.raises(ConfigError, match=sentence):
                 check_objective(each, model)
+
+
+@pytest.mark.parametrize("posterior", ["cauchy", {"name": "student_t", "df": 2.0}], ids=str)
+def test_a_posterior_without_variance_is_refused_since_its_kl_is_infinite(posterior, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^model.posterior: it has no variance, so that its KL to the prior is infinit"
+    ):
+        go(tmp_path, model={"posterior": posterior})
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "cauchy"])
+def test_a_run_with_every_posterior_trains_and_is_evaluated(posterior, tmp_path):
+    """By sgvb_b where the KL is known, by sgvb_a where it is not; and the record says which measured it."""
+    model = vae.build(config(), f"model.posterior={posterior}")
+    exact = has_exact_kl(model.posterior_head(torch.zeros(2, model.posterior_head.output_size)), model.prior)
+    go(tmp_path, model={"posterior": posterior}, objective={"name": "sgvb_b" if exact else "sgvb_a"})
+    opened = open_run(tmp_path / "x")
+    split = vae.load_data("digits", pixels="static", train_size=200).test.first(20)
+    result = vae.evaluate_bound(opened.model, split, name="test")
+    assert result.estimator == ("sgvb_b" if exact else "sgvb_a")
+    assert torch.isfinite(result.elbo).all()
+    assert (result.kl_per_dimension is None) == (posterior in ("full_gaussian", "multivariate_t") or not exact)
 
 
 def test_a_count_of_samples_ends_the_run(tmp_path):

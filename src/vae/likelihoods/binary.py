@@ -19,6 +19,14 @@ class BernoulliLogits(NamedTuple):
         logits, x = torch.broadcast_tensors(self.logits, x)
         return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
+    def log_prob_of_all(self, x: Tensor) -> Tensor:  # logits (L, 1, *data_shape), x (M, *data_shape) -> (L, M)
+        """log p of every x under every row, summed over pixels, as one matrix product: x . l - sum log(1 + e^l), nats.
+
+        Its two parts cancel for sure pixels: to be used in double precision.
+        """
+        logits = self.logits.flatten(1)  # (L, D)
+        return logits @ x.flatten(1).T - F.softplus(logits).sum(1, keepdim=True)
+
     @property
     def mean(self) -> Tensor:
         """P(x = 1)."""

@@ -314,6 +314,30 @@ def test_appendix_d_meets_the_closed_form_in_five_dimensions():
     assert (columns["r_hat"] < 1.1).all()
 
 
+@pytest.mark.slow
+def test_appendix_d_against_the_number_of_latents(capsys):
+    """Where does it fail? Posterior samples exact, and drawn by HMC, of linear-Gaussian models; prints a table."""
+    rows = []
+    for J in (1, 2, 3, 4, 5, 7, 10, 15, 20):
+        for L in (50, 500):
+            exact = fit_and_plug(J, L // 2, 300, seed=70)
+            problem = near_posterior(J=J, D=J + 4, seed=J)
+            x = problem.data(50)
+            columns = measure(problem.model(), split_of(x), FittedDensity(num_samples=L, num_leapfrog=8), name="t")
+            drawn = columns["log_p_x"] - problem.log_p_x(x)
+            figures = [(off.mean().item(), off.square().mean().sqrt().item()) for off in (exact, drawn)]
+            rows.append(
+                (J, L, figures, columns["error"].mean().item(), (columns["k_hat"] > 0.7).double().mean().item())
+            )
+    with capsys.disabled():
+        print("\nJ    L   exact samples: bias  rmse    by HMC: bias  rmse   error said   k-hat > 0.7")
+        for J, L, ((b, r), (c, s)), e, k in rows:
+            print(f"{J:2} {L:5} {b:19.3f} {r:6.3f} {c:14.3f} {s:6.3f} {e:10.3f} {k:12.0%}")
+    errors = {(J, L): figures[1][1] for J, L, figures, *_ in rows}
+    assert all(errors[J, 500] < 0.05 for J in (1, 2, 3, 4))
+    assert errors[20, 50] > 0.3
+
+
 # ------------------------------------------------------------------------------------- annealed importance sampling
 
 

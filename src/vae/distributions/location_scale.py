@@ -298,6 +298,12 @@ class Elliptical(Reparameterized):
         return self.scale_tril.square().sum(-1)
 
     @property
+    def covariance(self) -> Tensor:  # (M, J, J)
+        """L L' times the second moment of an element of e."""
+        product = self.scale_tril @ self.scale_tril.mT
+        return product * (self.variance / product.diagonal(dim1=-2, dim2=-1))[..., None]
+
+    @property
     def log_diagonal(self) -> Tensor:  # (M, J)
         """The logarithms of the diagonal of L; their sum is log |det L|."""
         return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()

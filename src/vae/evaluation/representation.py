@@ -142,26 +142,28 @@ REPRESENTATIONS: dict[str, Callable[[VAE, Split, Split, int, int], Codes]] = {
 # ------------------------------------------------------------------------------------- the aggregate posterior
 
 
-def aggregate_moments(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:  # (N, J) both -> (J,), (J, J)
-    """Mean and covariance of the aggregate posterior q(z) = (1/N) sum_n q(z|x_n), of independent dimensions.
+def aggregate_moments(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor]:  # (N, J), (N, J[, J]) -> (J,), (J, J)
+    """Mean and covariance of the aggregate posterior q(z) = (1/N) sum_n q(z|x_n), from variances or covariances.
 
-    By the law of total covariance, Cov z = diag(mean of the variances) + Cov of the means (1/N). Where q(z) is the
-    prior, as a generative model hopes, they are 0 and I.
+    By the law of total covariance, Cov z = mean of the covariances + Cov of the means (1/N). Where q(z) is the prior,
+    as a generative model hopes, they are 0 and I.
     """
     centred = means - means.mean(0)
-    return means.mean(0), torch.diag(variances.mean(0)) + centred.T @ centred / len(means)
+    within = spreads.mean(0) if spreads.ndim == 3 else torch.diag(spreads.mean(0))
+    return means.mean(0), within + centred.T @ centred / len(means)
 
 
-def posterior_moments(model: VAE, split: Split) -> tuple[Tensor, Tensor]:  # -> (N, J), (N, J)
-    """Means and variances of q(z|x) of each datum, float64."""
+def posterior_moments(model: VAE, split: Split) -> tuple[Tensor, Tensor]:  # -> (N, J), (N, J) or (N, J, J)
+    """Means of q(z|x) of each datum, and variances of independent elements or covariances of others, float64."""
     like = model.prior.mean
-    means, variances = [], []
+    means, spreads = [], []
     with evaluating(model):
         for rows in torch.arange(len(split)).split(CHUNK):
-            q = model.posterior(split.images(rows, like.dtype, like.device))
+            q: Any = model.posterior(split.images(rows, like.dtype, like.device))
+            spread = q.covariance if hasattr(q, "covariance") else q.variance.expand_as(q.mean)
             means.append(q.mean.double().cpu())
-            variances.append(q.std.double().square().expand_as(q.mean).cpu())
-    return torch.cat(means), torch.cat(variances)
+            spreads.append(spread.double().cpu())
+    return torch.cat(means), torch.cat(spreads)
 
 
 # ------------------------------------------------------------------------------------- all of it

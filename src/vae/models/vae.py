@@ -166,7 +166,8 @@ class VAE(nn.Module):
             values = torch.as_tensor(values)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"expected a tensor or an array, not {type(values).__name__} ({error})") from None
-        if not (values.is_floating_point() or values.dtype == torch.bool):
+        whole = values.dtype == torch.bool or self.likelihood_head.support == "counts"
+        if not (values.is_floating_point() or whole):
             raise UsageError(f"expected floats, images on [0, 1], not {values.dtype}; divide bytes by 255")
         return values.to(self.prior.mean)  # which follows the model's device and dtype, also where it has no parameters
 

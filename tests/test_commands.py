@@ -417,6 +417,7 @@ WRONG = [
     (evaluate, ["{d}/d2", "--log-likelihood", "iwae"], "invalid choice: 'iwae'"),
     (evaluate, ["{d}/d2", "--log-likelihood", "is", "--num-samples", "0"], "'0' is no whole number of at least 1"),
     (evaluate, ["{d}/d2", "--log-likelihood", "is", "--chains", "8"], "--chains is of --log-likelihood hmc and ais"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--start", "prior"], "--start is of --log-likelihood ais"),
     (evaluate, ["{d}/d2", "--log-likelihood", "hmc", "--chains", "5"], "hmc needs an even number of at least 4, not 5"),
     (evaluate, ["{d}/d4", "--log-likelihood", "quadrature"], "up to 3 latents, and the model has 4; use is or ais"),
     (evaluate, ["{d}/d2", "--gaps", "--self-check"], "ask for one at a time"),

@@ -540,6 +540,25 @@ def test_quadrature_sees_both_modes_where_others_see_one():
     assert ((one_mode["log_p_x"] - exact) < -0.5).all()  # log 2 = 0.69 is missing: the encoder sees one mode
 
 
+@torch.no_grad()
+def test_annealing_from_q_misses_what_q_misses_from_the_prior_does_not_and_the_self_check_tells():
+    """Posteriors of two equal modes, of which the encoder sees one: log 2 is missing, and the chains agree all the same."""
+    model = two_modes()
+    split, codes = simulated(model, 6, seed=0)
+    both_seen = codes[:, 0].abs() > 0.8  # where the modes are far apart
+    assert both_seen.sum() >= 2
+    exact = exact_two_modes(model, split.x)
+    quick = {"num_samples": 150, "chains": 16}
+    from_q, from_prior = (
+        measure(model, split, Annealed(**quick, start=start), name="t") for start in ("posterior", "prior")
+    )
+    assert ((from_q["log_p_x"] - exact)[both_seen] < -0.5).all()
+    assert (from_q["error"][both_seen] < 0.2).all()
+    assert ((from_prior["log_p_x"] - exact)[both_seen].abs() < 0.5).all()
+    sandwich = measure(model, split, SandwichedAnnealing(Annealed(**quick), codes), name="simulated")
+    assert ((sandwich["upper"] - sandwich["log_p_x"])[both_seen] > 0.3).any()
+
+
 def test_quadrature_is_for_three_latents_at_most():
     problem = LinearGaussian.random(D=5, J=4)
     with pytest.raises(UsageError, match="quadrature is for up to 3 latents, and the model has 4; use is or ais"):

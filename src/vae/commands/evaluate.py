@@ -50,6 +50,9 @@ def _parser() -> Parser:
         help="samples of z a datum: of the ELBO (default: 1), importance samples (is: 5000; also of --gaps), posterior "
         "samples kept (hmc: 500), intermediate distributions (ais: 500), points an axis to start from (quadrature)",
     )
+    parser.add_argument(
+        "--start", choices=("posterior", "prior"), help="where the chains of ais begin (default: posterior, which is q)"
+    )
     parser.add_argument("--chains", type=positive, metavar="C", help="of hmc and ais (default: 16)")
     parser.add_argument(
         "--gaps", action="store_true", help="how much of log p(x) - ELBO is due to the family of q, and to the encoder"

@@ -24,6 +24,8 @@ def check(args: Any) -> None:
         raise UsageError("evaluate.py: --chains is of --log-likelihood hmc and ais, and of --self-check")
     if args.chains is not None and args.log_likelihood == "hmc" and (args.chains < 4 or args.chains % 2):
         raise UsageError(f"evaluate.py: --chains: hmc needs an even number of at least 4, not {args.chains}")
+    if args.start is not None and args.log_likelihood != "ais" and not args.self_check:
+        raise UsageError("evaluate.py: --start is of --log-likelihood ais, and of --self-check")
     if args.gaps and args.self_check:
         raise UsageError("evaluate.py: --gaps is of the data, --self-check of simulated ones; ask for one at a time")
     if args.self_check and (args.data is not None or args.split != "test"):
@@ -37,11 +39,11 @@ def check(args: Any) -> None:
         raise UsageError("evaluate.py: --gaps estimates log p(x) itself, from the best q; leave --log-likelihood out")
 
 
-def estimator_of(method: str, num_samples: int | None, chains: int | None) -> Any:
+def estimator_of(method: str, num_samples: int | None, chains: int | None = None, start: str | None = None) -> Any:
     """The estimator that the arguments choose."""
     from vae.evaluation import LOG_LIKELIHOODS
 
-    options = {"num_samples": num_samples, "chains": chains}
+    options = {"num_samples": num_samples, "chains": chains, "start": start}
     return LOG_LIKELIHOODS[method](**{key: value for key, value in options.items() if value is not None})
 
 
@@ -67,7 +69,7 @@ def log_likelihood(model: VAE, split: Split, name: str, args: Any) -> tuple[dict
     """The record of --log-likelihood, and the values of each datum."""
     from vae.evaluation import measure
 
-    estimator = estimator_of(args.log_likelihood, args.num_samples, args.chains)
+    estimator = estimator_of(args.log_likelihood, args.num_samples, args.chains, args.start)
     columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
     return describe(estimator, columns, model.latent_dim), {k: v.numpy() for k, v in columns.values.items()}
 
@@ -83,8 +85,7 @@ def describe(estimator: Any, columns: Columns, latent_dim: int) -> dict[str, Any
         "estimator": estimator.method,
         "num_samples": estimator.num_samples,
     }
-    if hasattr(estimator, "chains"):
-        record["chains"] = estimator.chains
+    record |= {key: getattr(estimator, key) for key in ("chains", "start") if hasattr(estimator, key)}
     for key in ("bias", "ess", "acceptance", "diverged", "points"):
         if key in columns.values:
             record[key] = _number(columns[key].mean().item())
@@ -114,7 +115,7 @@ def self_check(model: VAE, args: Any) -> dict[str, Any]:
     count = args.limit or SIMULATED
     split, codes = simulated(model, count, args.seed)
     method = args.log_likelihood or "ais"
-    annealing = estimator_of("ais", args.num_samples if method == "ais" else None, args.chains)
+    annealing = estimator_of("ais", args.num_samples if method == "ais" else None, args.chains, args.start)
     assert isinstance(annealing, Annealed)
     both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True)
     lower, upper = summary(both["log_p_x"]), summary(both["upper"])
@@ -144,6 +145,7 @@ def lines_of(record: dict[str, Any]) -> list[str]:
         lines.append(_row("log p(x)", it))
         facts = [f"{it['estimator']}, {it['num_samples'] or 'default'} samples"]
         facts += [f"{it['chains']} chains"] if "chains" in it else []
+        facts += [f"from the {it['start']}"] if "start" in it else []
         facts += [f"Monte Carlo error {it['monte_carlo_error']:.4f}"] if it["monte_carlo_error"] is not None else []
         facts += [f"{word} {it[key]:.3g}" for key, word in _FACTS.items() if it.get(key) is not None]
         facts += [

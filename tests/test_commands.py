@@ -165,8 +165,8 @@ def test_self_check_bounds_from_both_sides(folder, capsys):
     assert evaluate([run, "--self-check", "--limit", "4", "--num-samples", "30", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)["self_check"]
     assert record["lower"]["n"] == 4
-    assert record["gap"] == pytest.approx(record["upper"]["mean"] - record["lower"]["mean"])
-    assert abs(record["gap"]) < 0.5
+    assert record["gap"]["mean"] == pytest.approx(record["upper"]["mean"] - record["lower"]["mean"])
+    assert abs(record["gap"]["mean"]) < 0.5
     assert evaluate([run, "--self-check", "--log-likelihood", "quadrature", "--limit", "4"]) == 0
     assert "the estimate by quadrature lies inside" in capsys.readouterr().out
 
@@ -418,7 +418,11 @@ WRONG = [
     (evaluate, ["{d}/d2", "--log-likelihood", "is", "--num-samples", "0"], "'0' is no whole number of at least 1"),
     (evaluate, ["{d}/d2", "--log-likelihood", "is", "--chains", "8"], "--chains is of --log-likelihood hmc and ais"),
     (evaluate, ["{d}/d2", "--log-likelihood", "is", "--start", "prior"], "--start is of --log-likelihood ais"),
-    (evaluate, ["{d}/d2", "--log-likelihood", "hmc", "--chains", "5"], "hmc needs an even number of at least 4, not 5"),
+    (
+        evaluate,
+        ["{d}/d2", "--log-likelihood", "hmc", "--chains", "5"],
+        "hmc needs an even number of chains, at least 4, not 5",
+    ),
     (evaluate, ["{d}/d4", "--log-likelihood", "quadrature"], "up to 3 latents, and the model has 4; use is or ais"),
     (evaluate, ["{d}/d2", "--gaps", "--self-check"], "ask for one at a time"),
     (evaluate, ["{d}/d2", "--gaps", "--log-likelihood", "is"], "leave --log-likelihood out"),

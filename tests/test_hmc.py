@@ -167,6 +167,25 @@ def test_the_step_size_varies_lest_a_period_is_hit():
     assert z.square().mean().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / 2000))
 
 
+@pytest.mark.parametrize("J", [2, 10, 50])
+@pytest.mark.parametrize("num_leapfrog", [5, 10])
+def test_chains_move_whatever_their_number_of_steps(J, num_leapfrog):
+    """Tuned to an acceptance of 0.8 on N(0, I): correlations from step to step of z, and of |z|^2 (0.5 at best)."""
+    noises = [numbers(64, 1, J + 2, seed=700 + t) for t in range(120)]
+    ones = torch.ones(1, J)
+    state = hmc.init(standard, numbers(64, 1, J, seed=15))
+    state, size = hmc.tune(standard, state, noises, torch.full((1,), 0.3), ones, num_leapfrog)
+    draws = []
+    for t in range(60):
+        state, _ = hmc.step(standard, state, numbers(64, 1, J + 2, seed=900 + t), size, ones, num_leapfrog)
+        draws.append(state.z)
+    z = torch.stack(draws)
+    for value, most in ((z, 0.5), (z.square().sum(-1, keepdim=True), 0.8)):
+        centred = value - value.mean()
+        correlation = (centred[1:] * centred[:-1]).mean() / centred.square().mean()
+        assert correlation.abs() < most
+
+
 def test_tuning_reaches_its_target_for_each_datum_alone():
     """Three Gaussians of widths 0.05, 1 and 20: the acceptance of each comes near 0.8, and none sees the others."""
     width = torch.tensor([0.05, 1.0, 20.0])

@@ -191,7 +191,9 @@ def test_a_loaded_model_is_the_trained_one(tmp_path):
 
 
 def test_counts_may_come_as_whole_numbers_and_images_may_not():
-    counts = vae.VAE(torch.nn.Linear(3, 4), torch.nn.Linear(2, 6), vae.NegativeBinomial((3,)))
+    likelihood = vae.NegativeBinomial((3,))
+    (size,) = likelihood.output_shape
+    counts = vae.VAE(torch.nn.Linear(3, 4), torch.nn.Linear(2, size), likelihood)
     x = torch.tensor([[0, 5, 2], [1, 0, 7]])
     torch.testing.assert_close(counts.elbo(x), counts.elbo(x.float()))
     with pytest.raises(UsageError, match="divide bytes by 255"):

@@ -92,7 +92,7 @@ def test_standard_error_is_that_of_a_share():
 
 @pytest.mark.parametrize("posterior", ["full_gaussian", "multivariate_t", "student_t", "laplace"])
 def test_aggregate_moments_of_other_posteriors_are_those_of_their_samples(posterior):
-    """20,000 samples of each of 3 data: mean and covariance within 4.5 standard errors, roughly."""
+    """20,000 samples of each of 3 data: means within 4.5 standard errors, the heavy-tailed covariances within 8 %."""
     from vae.posteriors import POSTERIORS
 
     head = POSTERIORS[posterior](2, **({"df": 9.0} if posterior.endswith("t") else {}))
@@ -107,8 +107,9 @@ def test_aggregate_moments_of_other_posteriors_are_those_of_their_samples(poster
     noise = vae.evaluation.DatumNoise(0, "t", torch.arange(3), x)("", head.noise, 20_000)
     with torch.no_grad():
         z = model.posterior(x).transform(noise).flatten(0, 1)
-    torch.testing.assert_close(mean, z.mean(0), rtol=0, atol=0.05)
-    torch.testing.assert_close(covariance, torch.cov(z.T), rtol=0.05, atol=0.05)
+    scale = covariance.diagonal().sqrt()
+    assert ((mean - z.mean(0)).abs() < 4.5 * scale / len(z) ** 0.5).all()
+    torch.testing.assert_close(covariance / scale.outer(scale), torch.cov(z.T) / scale.outer(scale), rtol=0, atol=0.08)
 
 
 def test_aggregate_moments_are_those_of_the_linear_gaussian_model():

@@ -15,7 +15,8 @@ from vae.randomness import Noise
 LogDensity = Callable[[Tensor], Tensor]  # z (C, M, J) -> (C, M), nats, up to a constant
 
 DIVERGED = 1000.0  # nats of energy error beyond which a trajectory is counted as divergent
-JITTER = 0.2  # a trajectory's step size varies by this share, lest a period of the density be hit exactly
+SHORTEST = 0.3  # a trajectory's step size is between this share of the tuned one and all of it: a fixed time is near a
+# multiple of half a period of some density, where trajectories return to where they began
 
 
 class State(NamedTuple):
@@ -80,8 +81,8 @@ def step(
     A proposal whose energy is not finite is rejected, and its chain stays as it was, bit for bit.
     """
     momentum, accept, vary = noise[..., :-2], noise[..., -2], noise[..., -1]
-    jittered = step_size * (1 + JITTER * (2 * torch.special.ndtr(vary) - 1))  # (C, M)
-    proposal, end = leapfrog(log_density, state, momentum, jittered, scale, num_steps)
+    varied = step_size * (SHORTEST + (1 - SHORTEST) * torch.special.ndtr(vary))  # (C, M)
+    proposal, end = leapfrog(log_density, state, momentum, varied, scale, num_steps)
     gain = (
         proposal.log_density - state.log_density - 0.5 * (end.square() - momentum.square()).sum(-1)
     )  # -(energy error)
@@ -92,8 +93,9 @@ def step(
         torch.where(accepted, proposal.log_density, state.log_density),
         torch.where(accepted[..., None], proposal.gradient, state.gradient),
     )
-    probability = torch.where(torch.isfinite(gain), gain, -torch.inf).clamp(max=0).exp()
-    return kept, Info(probability, ~(gain.abs() < DIVERGED))
+    usable = torch.isfinite(proposal.log_density) & ~gain.isnan()
+    probability = torch.where(usable, gain, -torch.inf).clamp(max=0).exp()
+    return kept, Info(probability, ~(usable & (gain > -DIVERGED)))
 
 
 class Tuning(NamedTuple):

@@ -6,7 +6,7 @@ give a distribution about 0 of a scale of 1.
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ from vae.distributions import (
     Uniform,
 )
 from vae.errors import UsageError
-from vae.schema import Positive, validated
+from vae.schema import Interval, validated
+
+Degrees = Annotated[float, Interval(0.1, 1e6), "degrees of freedom"]
 
 
 class Posterior(nn.Module):
@@ -121,7 +123,7 @@ class CauchyPosterior(LocationScalePosterior):
 class StudentTPosterior(LocationScalePosterior):
     """q(z|x) of independent Student's t elements; the network gives locs, then log-scales."""
 
-    def __init__(self, latent_dim: int, *, df: Positive = 5.0) -> None:
+    def __init__(self, latent_dim: int, *, df: Degrees = 5.0) -> None:
         super().__init__(latent_dim)
         self.df = df
 
@@ -162,7 +164,7 @@ class FullGaussian(EllipticalPosterior):
 class MultivariateTPosterior(EllipticalPosterior):
     """q(z|x) = multivariate Student's t; L as of full_gaussian."""
 
-    def __init__(self, latent_dim: int, *, df: Positive = 5.0) -> None:
+    def __init__(self, latent_dim: int, *, df: Degrees = 5.0) -> None:
         super().__init__(latent_dim)
         self.df = df
 

@@ -173,7 +173,7 @@ class TestPosterior:
 def test_degrees_of_freedom(name):
     assert POSTERIORS[name](J).df == 5
     assert [POSTERIORS[name](J, df=df).kl_is_infinite for df in (1.0, 2.0, 2.1)] == [True, True, False]
-    with pytest.raises(ConfigError, match="df: must be greater than 0, not -1"):
+    with pytest.raises(ConfigError, match="df: must be at least 0.1 and at most 1e\\+06, not -1"):
         POSTERIORS[name](J, df=-1)
     with pytest.raises(ConfigError, match="model.posterior.dff: no such setting; did you mean df"):
         vae.build({"data": {"name": "digits"}, "model": {"latent_dim": J, "posterior": {"name": name, "dff": 3}}})

@@ -109,8 +109,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, *
 
 def positive(text: str) -> int:
     """An argument that counts something."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    if not text.isdigit() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1 (and below 2^31)")
     return int(text)
 
 

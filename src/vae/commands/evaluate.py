@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae.commands import questions
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run."""
     args = _parser().parse_args(argv)
     questions.check(args)
+    if args.save and not Path(args.save).absolute().parent.is_dir():
+        raise UsageError(f"{args.save}: there is no such folder to write into")
     opened, split, name, data = _open(args)
     answers, columns = questions.ask(opened.model, split, name, data, args)  # first: it may refuse
     elbo_samples = 1 if answers else args.num_samples or 1
@@ -96,11 +99,13 @@ def _open(args: Any) -> tuple[Opened, Split, str, Data | None]:
         split = data.evaluation_split("test") if args.representation else chosen_split(data, args.split, args.limit)
         return opened, split, args.split, data
     from vae.data import read_user_split
+    from vae.training.build import check_support
 
     if args.split != "test":
         raise UsageError("evaluate.py: --data takes the place of a split; leave --split out")
     opened = open_on_device(args.run, args.checkpoint)
     split = read_user_split(args.data, opened.model.data_shape, opened.settings.data)
+    check_support(split, "data", opened.model)
     return opened, split.first(args.limit), "data", None
 
 
@@ -115,7 +120,8 @@ def evaluate_split(
     model = opened.model
     check_support(split, name, model)
     result = evaluate_bound(model, split, name=name, seed=seed, num_samples=num_samples, batch_size=batch_size)
-    warn_of_collapse(result.active_units)
+    if len(split) > 1:  # a single datum shows no variation
+        warn_of_collapse(result.active_units)
     columns = {key: getattr(result, key) for key in ("elbo", "log_p_x_given_z", "kl")}
     record: dict[str, Any] = {
         **{key: summary(column) for key, column in columns.items()},
@@ -127,7 +133,7 @@ def evaluate_split(
         "run": str(opened.path),
         "checkpoint": opened.checkpoint,
         "step": opened.step,
-        "active_units": result.active_units,
+        "active_units": result.active_units if len(split) > 1 else None,
         "latent_dim": model.latent_dim,
         "kl_per_dimension": None if result.kl_per_dimension is None else result.kl_per_dimension.tolist(),
     }
@@ -159,7 +165,8 @@ def table(record: dict[str, Any]) -> str:
             f"{word:12}{record[key]['mean']:12.4f}" + (f"{stderr:12.4f}" if stderr is not None else f"{'-':>12}")
         )
     lines += questions.lines_of(record)
-    lines.append(f"active units: {record['active_units']} of {record['latent_dim']}")
+    if record["active_units"] is not None:
+        lines.append(f"active units: {record['active_units']} of {record['latent_dim']}")
     if not record["density"]:
         lines.append("grey cross-entropy is no density of x: compare these values with one another only")
     return "\n".join(lines)

@@ -22,18 +22,17 @@ def check(args: Any) -> None:
     """UsageError where arguments do not go together."""
     if args.chains is not None and args.log_likelihood not in ("hmc", "ais") and not args.self_check:
         raise UsageError("evaluate.py: --chains is of --log-likelihood hmc and ais, and of --self-check")
-    if args.chains is not None and args.log_likelihood == "hmc" and (args.chains < 4 or args.chains % 2):
-        raise UsageError(f"evaluate.py: --chains: hmc needs an even number of at least 4, not {args.chains}")
     if args.start is not None and args.log_likelihood != "ais" and not args.self_check:
         raise UsageError("evaluate.py: --start is of --log-likelihood ais, and of --self-check")
     if args.gaps and args.self_check:
         raise UsageError("evaluate.py: --gaps is of the data, --self-check of simulated ones; ask for one at a time")
     if args.self_check and (args.data is not None or args.split != "test"):
         raise UsageError("evaluate.py: --self-check simulates its data; leave --split and --data out")
-    if args.representation and (args.gaps or args.self_check or args.log_likelihood or args.data or args.num_samples):
+    others = args.gaps or args.self_check or args.log_likelihood or args.num_samples
+    if args.representation and (others or args.data is not None or args.split != "test"):
         raise UsageError(
             "evaluate.py: --representation is about the codes of training and test split; ask for it without "
-            "--log-likelihood, --gaps, --self-check, --num-samples and --data"
+            "--log-likelihood, --gaps, --self-check, --num-samples, --split and --data"
         )
     if args.gaps and args.log_likelihood is not None:
         raise UsageError("evaluate.py: --gaps estimates log p(x) itself, from the best q; leave --log-likelihood out")
@@ -100,12 +99,21 @@ def gaps(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any]
     """The record of --gaps, and the values of each datum."""
     from vae.evaluation import Gaps, measure, summary
 
-    estimator = Gaps() if args.num_samples is None else Gaps(args.num_samples)
+    estimator = Gaps() if args.num_samples is None else Gaps(num_samples=args.num_samples)
     columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
-    record = {key: summary(columns[key]) for key in ("log_p_x", "best", "bound", "approximation", "amortisation")}
-    return {**record, "num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}, {
-        k: v.numpy() for k, v in columns.values.items()
-    }
+    record: dict[str, Any] = {"num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}
+    errors = dict.fromkeys(_GAPS, "error") | {"best": "best_error", "bound": "bound_error"}
+    errors |= {key: f"{key}_error" for key in ("approximation", "amortisation")}
+    for key in _GAPS:
+        error = _number(columns.monte_carlo_error(errors[key]))
+        record[key] = {**summary(columns[key]), "monte_carlo_error": error}
+    record["k_hat"] = {"median": _number(columns["k_hat"].median().item()), "above": _share_above(columns["k_hat"])}
+    return record, {k: v.numpy() for k, v in columns.values.items()}
+
+
+def _share_above(k_hat: Any) -> float:
+    """The share of data whose weights are too heavy to trust."""
+    return (k_hat > 0.7).double().mean().item()
 
 
 def self_check(model: VAE, args: Any) -> dict[str, Any]:
@@ -117,24 +125,33 @@ def self_check(model: VAE, args: Any) -> dict[str, Any]:
     method = args.log_likelihood or "ais"
     annealing = estimator_of("ais", args.num_samples if method == "ais" else None, args.chains, args.start)
     assert isinstance(annealing, Annealed)
-    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True)
-    lower, upper = summary(both["log_p_x"]), summary(both["upper"])
-    gap = upper["mean"] - lower["mean"]
-    record: dict[str, Any] = {"lower": lower, "upper": upper, "gap": gap, "seconds": round(both.seconds, 3)}
-    words = f"on data simulated from this model, log p(x) lies within a gap of {gap:.3f} nats"
     if method != "ais":
         estimator = estimator_of(method, args.num_samples, args.chains if method == "hmc" else None)
+        estimator.check(model)
+    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True)
+    lower, upper = summary(both["log_p_x"]), summary(both["upper"])
+    gap = summary(both["upper"] - both["log_p_x"])
+    record: dict[str, Any] = {"lower": lower, "upper": upper, "gap": gap, "seconds": round(both.seconds, 3)}
+    words = f"on data simulated from this model, the bounds of log p(x) are {gap['mean']:.3f} nats apart"
+    words += f" (standard error {gap['stderr']:.3f})" if gap["stderr"] is not None else ""
+    if method != "ais":
         columns = measure(model, split, estimator, name="simulated", seed=args.seed, verbose=True)
         record["estimate"] = describe(estimator, columns, model.latent_dim)
-        estimate, own = columns["log_p_x"].mean().item(), columns.monte_carlo_error()
-        below, above = (3 * math.hypot(own, both.monte_carlo_error(name)) for name in ("error", "upper_error"))
-        inside = lower["mean"] - below <= estimate <= upper["mean"] + above
-        words += f"; the estimate by {method} lies " + (
-            "inside" if inside else "outside: do not trust it on this model"
-        )
-    elif gap > 1:
-        words += ", which is wide: take more --num-samples (distributions)"
+        words += "; " + _placed(method, columns, both)
+    elif gap["mean"] > 1:
+        words += ", which is far: take more --num-samples (distributions), or --start prior"
     return {**record, "verdict": words}
+
+
+def _placed(method: str, columns: Columns, both: Columns) -> str:
+    """Where an estimate lies between the two bounds, within three standard errors of the differences over data."""
+    if any(error.isnan().any() for error in (columns["error"], both["error"])):
+        return f"one sample or chain is too few to tell where the estimate by {method} lies"
+    below = (both["log_p_x"] - columns["log_p_x"]).mean().item()
+    above = (columns["log_p_x"] - both["upper"]).mean().item()
+    slack = [3 * math.hypot(columns.monte_carlo_error(), both.monte_carlo_error(e)) for e in ("error", "upper_error")]
+    inside = below <= slack[0] and above <= slack[1]
+    return f"the estimate by {method} lies " + ("inside" if inside else "outside: do not trust it on this model")
 
 
 def lines_of(record: dict[str, Any]) -> list[str]:
@@ -143,10 +160,11 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     if "log_p_x" in record:
         it = record["log_p_x"]
         lines.append(_row("log p(x)", it))
-        facts = [f"{it['estimator']}, {it['num_samples'] or 'default'} samples"]
+        facts = [f"{it['estimator']}, {it['num_samples'] or 'default'} {_COUNTED[it['estimator']]}"]
         facts += [f"{it['chains']} chains"] if "chains" in it else []
         facts += [f"from the {it['start']}"] if "start" in it else []
-        facts += [f"Monte Carlo error {it['monte_carlo_error']:.4f}"] if it["monte_carlo_error"] is not None else []
+        if it["estimator"] != "quadrature" and it["monte_carlo_error"] is not None:
+            facts.append(f"Monte Carlo error {it['monte_carlo_error']:.4f}")
         facts += [f"{word} {it[key]:.3g}" for key, word in _FACTS.items() if it.get(key) is not None]
         facts += [
             f"{word} {it[key]['median']:.2f} (median), {it[key]['largest']:.2f} (largest)"
@@ -157,7 +175,13 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     if "gaps" in record:
         it = record["gaps"]
         for key, word in _GAPS.items():
-            lines.append(_row(word, it[key]))
+            error = it[key]["monte_carlo_error"]
+            lines.append(_row(word, it[key]) + (f"   Monte Carlo error {error:.4f}" if error is not None else ""))
+        if it["k_hat"]["above"] > 0.05:
+            lines.append(
+                f"{'':12}log p(x) is too low for {it['k_hat']['above']:.0%} of the data (k-hat above 0.7), and the "
+                "approximation gap with it"
+            )
         lines.append(
             f"{'':12}q* is the best q of the family for each datum; {it['num_samples']} samples, {it['seconds']:.1f} s"
         )
@@ -174,6 +198,7 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+_COUNTED = {"is": "samples", "hmc": "samples", "ais": "distributions", "quadrature": "points an axis"}
 _FACTS = {"ess": "ESS", "acceptance": "acceptance", "points": "points a datum"}
 _GAPS = {
     "log_p_x": "log p(x)",

@@ -20,8 +20,11 @@ from vae.data import Split
 from vae.distributions import Noise, sum_from
 from vae.evaluation.base import DatumNoise, log_mean_exp
 from vae.evaluation.density import spread
+from vae.evaluation.importance import check_cover
 from vae.models import VAE, evaluating
+from vae.schema import Count, validated
 
+FEWEST = 20  # distributions, below which chains agree or not by chance
 KNOTS, STEPS = 8, 15  # where along the path step sizes are tuned beforehand, and for how many steps each
 
 
@@ -115,23 +118,30 @@ def anneal(
 def disagreement(log_w: Tensor) -> tuple[Tensor, Tensor]:  # (C, M) -> (M,), (M,)
     """The effective number of chains, and the squared standard error of the log of their mean weight (delta method)."""
     ess = (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
-    return ess, (1 / ess - 1 / len(log_w)).clamp(min=0)
+    square = (1 / ess - 1 / len(log_w)).clamp(min=0)
+    return ess, square if len(log_w) > 1 else torch.full_like(square, torch.nan)  # one chain knows no error
 
 
-@dataclass(frozen=True)
+@validated
+@dataclass(frozen=True, kw_only=True)
 class Annealed:
     """Annealed importance sampling from q(z|x), or from the prior, to p(x, z); chains are averaged as weights."""
 
-    num_samples: int = 500  # T, intermediate distributions
-    chains: int = 16
+    num_samples: Count = 500  # T, intermediate distributions
+    chains: Count = 16
     start: Literal["posterior", "prior"] = "posterior"
-    num_leapfrog: int = 5
+    num_leapfrog: Count = 5
     method = "ais"
     is_lower_bound = True
 
+    def check(self, model: VAE) -> None:
+        """UsageError where the chains would start from a q that cannot cover the posterior."""
+        if self.start == "posterior":
+            check_cover(model)
+
     def data_at_once(self, model: VAE) -> int:
         """How many data run their chains together."""
-        return 50
+        return max(1, 800 // self.chains)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, bias, ess (of the chains), acceptance."""
@@ -144,10 +154,9 @@ class Annealed:
         z = first.transform(noise("ais/start", self._noise_of(model), self.chains))
         log_w, acceptance = anneal(path, kernel, z, self.drawn(model, noise, "ais/run", tick))
         ess, square = disagreement(log_w)
-        error = square.sqrt() if self.chains > 1 else torch.full_like(ess, torch.nan)
         return {
             "log_p_x": log_mean_exp(log_w),
-            "error": error,
+            "error": square.sqrt(),
             "bias": -0.5 * square,
             "ess": ess,
             "acceptance": acceptance,
@@ -200,10 +209,13 @@ class Annealed:
                 False,
                 f"only {acceptance:.0%} of the proposals were accepted; more distributions would not mend that",
             )
-        if bias < -0.05:
+        if self.num_samples < FEWEST:
+            return False, f"{self.num_samples} distributions are too few to tell; take 500"
+        disagree = (columns["ess"] < 0.5 * self.chains).double().mean().item()
+        if disagree > 0.05:
             return False, (
                 f"{self.num_samples} distributions are not enough: the weights of the {self.chains} chains disagree "
-                f"(estimated bias {bias:.2f} nats); take {4 * self.num_samples}"
+                f"for {disagree:.0%} of the data (estimated bias {bias:.2f} nats); take {4 * self.num_samples}"
             )
         if self.start == "posterior":
             return True, (
@@ -224,6 +236,10 @@ class SandwichedAnnealing:
     annealing: Annealed
     codes: Tensor  # (N, J), the z that made datum i in row i
     method = "ais, from both sides"
+
+    def check(self, model: VAE) -> None:
+        """What annealing asks."""
+        self.annealing.check(model)
 
     def data_at_once(self, model: VAE) -> int:
         """As many as annealing takes."""

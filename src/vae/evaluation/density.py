@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from vae import hmc
+from vae.errors import UsageError
 from vae.evaluation import pareto
 from vae.evaluation.base import DatumNoise, log_mean_exp
 from vae.models import VAE
+from vae.schema import Count, validated
 
 WARM_UP = 150  # steps in which a chain forgets its start and its step size is tuned; then both are frozen
 MIXED = 1.1  # a split R-hat above which the chains have not mixed
@@ -58,26 +60,41 @@ def spread(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
     return (0.5 * (z[168] - z[32])).clamp(min=1e-6)
 
 
-@dataclass(frozen=True)
+@validated
+@dataclass(frozen=True, kw_only=True)
 class FittedDensity:
     """Appendix D: posterior samples by HMC, a Gaussian fitted to one half of the chains, the other half plugged in.
 
-    The paper restricts it to fewer than five latents.
+    The paper restricts it to fewer than five latents. `error` is the spread of the plugged-in chains, and leaves out
+    that of the fit.
     """
 
-    num_samples: int = 500  # posterior samples kept, of all chains together
-    chains: int = 16
-    num_leapfrog: int = 10
+    num_samples: Count = 500  # posterior samples kept, of all chains together
+    chains: Count = 16
+    num_leapfrog: Count = 10
     method = "hmc"
     is_lower_bound = False
 
+    def __post_init__(self) -> None:
+        if self.chains < 4 or self.chains % 2:
+            raise UsageError(f"hmc needs an even number of chains, at least 4, not {self.chains}")
+
+    def check(self, model: VAE) -> None:
+        """UsageError where there are fewer samples than a Gaussian of so many dimensions needs."""
+        needed = 4 * (model.latent_dim + 1)
+        if self.num_samples < needed:
+            raise UsageError(
+                f"hmc fits a density of {model.latent_dim} dimensions to half of its samples: num_samples must be at "
+                f"least {needed}, not {self.num_samples}"
+            )
+
     def data_at_once(self, model: VAE) -> int:
         """How many data run their chains together."""
-        return 50
+        return max(1, 800 // self.chains)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""
-        chains = max(4, 2 * (self.chains // 2))
+        chains = self.chains
         per_half = [(self.num_samples + 1) // 2, self.num_samples // 2]
         draws = math.ceil(per_half[0] / (chains // 2))
         q = model.posterior(x)
@@ -98,11 +115,10 @@ class FittedDensity:
         kept, acceptance, diverged = [], [], []
         for t in range(draws):
             state, info = hmc.step(log_joint, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
-            kept.append(state)
+            kept.append((state.z, state.log_density))
             acceptance.append(info.acceptance.mean(0))
             diverged.append(info.diverged.double().mean(0))
-        z = torch.stack([s.z for s in kept]).double()  # (T, C, M, J)
-        values = torch.stack([s.log_density for s in kept]).double()  # (T, C, M)
+        z, values = (torch.stack(column).double() for column in zip(*kept, strict=True))  # (T, C, M, J), (T, C, M)
         half = chains // 2  # by chains, not by turns: neighbours in a chain resemble each other
         fit = z[:, :half].flatten(0, 1)[-per_half[0] :]
         plug, at = z[:, half:].flatten(0, 1)[-per_half[1] :], values[:, half:].flatten(0, 1)[-per_half[1] :]
@@ -123,6 +139,8 @@ class FittedDensity:
         """Whether the samples were enough: mixed chains, ratios with a finite variance, few enough latents."""
         cure = "quadrature" if latent_dim <= 3 else "ais"
         needed = max(500, 30 * latent_dim)
+        if columns["r_hat"].isnan().any():
+            return False, f"{self.num_samples} samples of {self.chains} chains are too few a chain to tell; take more"
         unmixed = (~(columns["r_hat"] < MIXED)).double().mean().item()
         heavy = (columns["k_hat"] > 0.7).double().mean().item()
         if unmixed > 0.05:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.distributions import sum_from
+from vae.distributions import has_exact_kl, kl_divergence, sum_from
 from vae.evaluation.base import DatumNoise
-from vae.evaluation.importance import BLOCK, ROWS, blocks, stream_columns, stream_weights
+from vae.evaluation.importance import BLOCK, ROWS, blocks, check_cover, stream_columns, stream_weights
 from vae.models import VAE
+from vae.schema import Count, validated
 
 STEPS = 500  # of Adam, from each start
 SAMPLES = 40  # of z a step
@@ -31,14 +32,13 @@ def bound_of(
         eps = torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
         values += [_values(model, x, q, eps)]
     joined = torch.cat(values)  # (L, M)
-    return joined.mean(0), joined.std(0) / math.sqrt(num_samples)
+    error = joined.std(0, correction=1 if num_samples > 1 else 0) / math.sqrt(num_samples)
+    return joined.mean(0), error if num_samples > 1 else torch.full_like(error, torch.nan)
 
 
 def _values(model: VAE, x: Tensor, q: Any, eps: Tensor) -> Tensor:  # (L, M, J) -> (L, M)
     """log p(x|z_l) - KL, the KL exact where it is known."""
     z, log_q = q.transform_and_log_prob(eps)
-    from vae.distributions import has_exact_kl, kl_divergence
-
     prior = model.prior
     kl = (
         sum_from(kl_divergence(q, prior), 1)
@@ -70,7 +70,8 @@ def best_in_family(
     return outputs.detach()
 
 
-@dataclass(frozen=True)
+@validated
+@dataclass(frozen=True, kw_only=True)
 class Gaps:
     """Approximation and amortisation gap of each datum; log p(x) by importance sampling from q*.
 
@@ -78,8 +79,12 @@ class Gaps:
     optimisation has not seen. log p(x) is a lower bound in expectation, so the approximation gap is never overstated.
     """
 
-    num_samples: int = 5000
+    num_samples: Count = 5000
     method = "gaps"
+
+    def check(self, model: VAE) -> None:
+        """UsageError where q cannot cover the posterior, so that its weights would understate log p(x)."""
+        check_cover(model)
 
     def data_at_once(self, model: VAE) -> int:
         """How many data are optimised together."""
@@ -88,14 +93,14 @@ class Gaps:
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, best (L[q*]), bound (L[q]), approximation, amortisation, their errors and k_hat."""
         encoded = model.encoder(x).to(x.dtype)
-        outputs, best, best_error = encoded, *self._score(model, x, encoded, noise)
-        bound, bound_error = best, best_error
+        outputs, reached = encoded, self._score(model, x, encoded, noise, "gaps/choose")[0]
         for name, start in {"encoder": encoded, "prior": torch.zeros_like(encoded)}.items():
             found = best_in_family(model, x, start, noise, f"gaps/{name}", tick)
-            value, error = self._score(model, x, found, noise)
-            better = value > best  # an optimiser that failed is not believed
-            outputs = torch.where(better[:, None], found, outputs)
-            best, best_error = torch.where(better, value, best), torch.where(better, error, best_error)
+            value, _ = self._score(model, x, found, noise, "gaps/choose")
+            better = value > reached  # an optimiser that failed is not believed
+            outputs, reached = torch.where(better[:, None], found, outputs), torch.where(better, value, reached)
+        bound, bound_error = self._score(model, x, encoded, noise, "gaps/score")  # on noise that chose nothing
+        best, best_error = self._score(model, x, outputs, noise, "gaps/score")
         q = model.posterior_head(outputs)
         weights = stream_columns(stream_weights(model, x, q, noise, self.num_samples, "gaps/is"))
         return {
@@ -108,7 +113,9 @@ class Gaps:
             "amortisation": best - bound,
             "best_error": best_error,
             "bound_error": bound_error,
+            "approximation_error": torch.hypot(weights["error"], best_error),
+            "amortisation_error": torch.hypot(best_error, bound_error),
         }
 
-    def _score(self, model: VAE, x: Tensor, outputs: Tensor, noise: DatumNoise) -> tuple[Tensor, Tensor]:
-        return bound_of(model, x, model.posterior_head(outputs), noise, self.num_samples, "gaps/score")
+    def _score(self, model: VAE, x: Tensor, outputs: Tensor, noise: DatumNoise, purpose: str) -> tuple[Tensor, Tensor]:
+        return bound_of(model, x, model.posterior_head(outputs), noise, self.num_samples, purpose)

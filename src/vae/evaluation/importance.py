@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from vae.distributions import sum_from
+from vae.errors import UsageError
 from vae.evaluation import pareto
 from vae.evaluation.base import DatumNoise
 from vae.models import VAE
+from vae.schema import Count, validated
 
 BLOCK = 100  # samples whose noise is drawn together; the last block may be cut short
 ROWS = 4000  # (datum, sample) pairs that pass through the decoder together
@@ -93,7 +95,8 @@ def stream_weights(
     return stream
 
 
-@dataclass(frozen=True)
+@validated
+@dataclass(frozen=True, kw_only=True)
 class ImportanceSampling:
     """log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x)   (Burda et al. 2016, equation 8).
 
@@ -101,9 +104,13 @@ class ImportanceSampling:
     the weights' tail is too heavy for them to mean anything; Pareto k-hat tells.
     """
 
-    num_samples: int = 5000
+    num_samples: Count = 5000
     method = "is"
     is_lower_bound = True
+
+    def check(self, model: VAE) -> None:
+        """UsageError where q cannot cover the posterior, however many samples there are."""
+        check_cover(model)
 
     def data_at_once(self, model: VAE) -> int:
         """How many data fit one pass with a block of samples each."""
@@ -129,6 +136,15 @@ class ImportanceSampling:
         return True, (
             f"K = {self.num_samples} is enough: k-hat is below {limit:.2f} for {1 - heavy:.0%} of the data, and the "
             f"estimated bias is {columns['bias'].mean():.3f} nats"
+        )
+
+
+def check_cover(model: VAE) -> None:
+    """UsageError where the support of q ends within that of the posterior: what lies outside would be missed unseen."""
+    if model.posterior_head.moves:
+        raise UsageError(
+            "the posterior's bounded support does not cover p(z|x), so weights from it miss what lies outside without "
+            "showing it; use hmc, ais from the prior (--start prior), or quadrature"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae.data import Split
-from vae.errors import TrainingFailed
+from vae.errors import TrainingFailed, UsageError
 from vae.evaluation.annealed import Annealed
 from vae.evaluation.base import DatumNoise, minibatches
 from vae.evaluation.density import FittedDensity
@@ -24,6 +24,9 @@ class Estimator(Protocol):
 
     method: str
     is_lower_bound: bool  # in expectation
+
+    def check(self, model: VAE) -> None:
+        """UsageError where the estimator is not for this model."""
 
     def data_at_once(self, model: VAE) -> int:
         """The size of a minibatch."""
@@ -70,7 +73,10 @@ def measure(
     Order, limit and the other data of a minibatch change an estimate only by rounding. TrainingFailed where a value is
     not finite.
     """
-    split = data if isinstance(data, Split) else Split(data, None, torch.arange(len(data)))
+    if isinstance(estimator, type) or not hasattr(estimator, "data_at_once"):
+        raise UsageError(f"estimator must be one such as vae.ImportanceSampling(num_samples=5000), not {estimator!r}")
+    estimator.check(model)
+    split = data if isinstance(data, Split) else _split_of(model.as_data(data))
     parts: list[dict[str, Tensor]] = []
     size = estimator.data_at_once(model)
     began = time.monotonic()
@@ -90,9 +96,13 @@ def measure(
                 bar.update(share * rows)
 
             columns = estimator(model, x, DatumNoise(seed, name, index, x), tick)
-            bad = ~torch.isfinite(columns["log_p_x"])
+            bad = ~torch.isfinite(columns["log_p_x"] + columns.get("upper", 0.0))
             if bad.any():
                 raise TrainingFailed(f"log p(x) of datum {int(index[int(bad.int().argmax())])} of {name} is not finite")
             parts.append({key: value.double().cpu() for key, value in columns.items()})
             bar.update(done + len(x) - bar.n)
     return Columns({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, time.monotonic() - began)
+
+
+def _split_of(x: Tensor) -> Split:
+    return Split(x, None, torch.arange(len(x)))

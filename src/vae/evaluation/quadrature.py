@@ -20,6 +20,7 @@ from vae.distributions import sum_from
 from vae.errors import UsageError
 from vae.evaluation.base import DatumNoise
 from vae.models import VAE
+from vae.schema import Count, validated
 
 HALF_WIDTH = 10.0  # the lattice begins on [-10, 10]^J, beyond which the prior leaves 1e-23
 NEGLIGIBLE = 20.0  # nats below the largest value of the integrand at which a point is not refined any more
@@ -28,6 +29,7 @@ STATED = 1e-3  # nats: a larger error than this is no exact answer
 POINTS = 100_000  # of a datum, at one level, at most
 CELLS = 4_096  # of the first lattice's coarser cells, together
 ELEMENTS = 2_000_000  # values of pixels in memory together
+LARGEST = 30_000_000  # points of the first lattice
 AXIS = {1: 2000, 2: 400, 3: 64}  # points an axis to start from, by the number of latents
 
 
@@ -74,16 +76,26 @@ def _log_sum(values: Tensor, datum: Tensor, num_data: int) -> Tensor:
     return safe + values.new_zeros(num_data).index_add(0, datum, (values - safe[datum]).exp()).log()
 
 
-@dataclass(frozen=True)
+@validated
+@dataclass(frozen=True, kw_only=True)
 class Quadrature:
     """log of the integral of p(z) p(x|z) over z by a lattice, refined to 1e-4 nats, in double precision.
 
     `num_samples` is the number of points an axis to start from. UsageError beyond three latents.
     """
 
-    num_samples: int | None = None
+    num_samples: Count | None = None
     method = "quadrature"
     is_lower_bound = False
+
+    def check(self, model: VAE) -> None:
+        """UsageError where the lattice would be too large: beyond three latents, or too many points an axis."""
+        J = model.latent_dim
+        if J > 3:
+            raise UsageError(f"quadrature is for up to 3 latents, and the model has {J}; use is or ais")
+        if self.num_samples is not None and self.num_samples**J > LARGEST:
+            most = int(LARGEST ** (1 / J))
+            raise UsageError(f"quadrature of {J} latents takes at most {most} points an axis, not {self.num_samples}")
 
     def data_at_once(self, model: VAE) -> int:
         """How many data share the decoding of the first lattice."""
@@ -91,8 +103,6 @@ class Quadrature:
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error (the tolerance that was reached), points."""
-        if model.latent_dim > 3:
-            raise UsageError(f"quadrature is for up to 3 latents, and the model has {model.latent_dim}; use is or ais")
         model, x = copy.deepcopy(model).double(), x.double()
         (value, error), level, log_f, settled, points = self._survey(model, x, tick)
         while True:
@@ -143,11 +153,10 @@ class Quadrature:
         """log p(x, z) of every datum at every point."""
         points = z.view(-1, 1, z.shape[-1])
         log_p_z = sum_from(model.prior.log_prob(points), 2)  # (L, 1)
-        parts = []
+        parts, as_product = [], hasattr(model.likelihood(points[:1]), "log_prob_of_all")
         for rows in points.split(max(1, ELEMENTS // x[0].numel())):
-            pixels = model.likelihood(rows)
-            if hasattr(pixels, "log_prob_of_all"):
-                parts.append(pixels.log_prob_of_all(x))
+            if as_product:
+                parts.append(model.likelihood(rows).log_prob_of_all(x))
             else:
                 parts += [
                     sum_from(model.likelihood(few).log_prob(x), 2) for few in rows.split(max(1, ELEMENTS // x.numel()))

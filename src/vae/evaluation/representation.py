@@ -196,6 +196,8 @@ def evaluate_representation(
     labels = train.y[:limit]
     if len(labels.unique()) < 2:
         raise UsageError(f"limit: the first {len(labels)} labels are not of two classes, which a classifier needs")
+    if len(labels) < NEIGHBOURS:
+        raise UsageError(f"limit: {NEIGHBOURS} nearest neighbours need as many labels, not {len(labels)}")
     accuracies: dict[str, Any] = {}
     for row in rows:
         codes, others = REPRESENTATIONS[row](model, train, test, epochs, seed)

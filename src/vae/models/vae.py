@@ -124,11 +124,7 @@ class VAE(nn.Module):
 
         log p(x|z) - KL(q(z|x) || p(z)), z = mean + std * eps (paper, equation 7); eps of datum m depends on (seed, m).
         """
-        x = self._images(x)
-        support = support_of(str(self.likelihood_head.support))
-        if not support(x):
-            name = type(self.likelihood_head).__name__
-            raise UsageError(f"the {name} likelihood is of values {support.words}; these x lie outside of that")
+        x = self.as_data(x)
         kind, shape = self.noise
         noise = datum_noise(kind, seed, "elbo", range(len(x)), (1, *shape))  # (M, 1, J)
 
@@ -137,6 +133,15 @@ class VAE(nn.Module):
             return log_p_x_given_z - sum_from(kl, 1)
 
         return self._map(bound, x, noise)
+
+    def as_data(self, x: Any) -> Tensor:  # -> (M, *data_shape)
+        """x as the model's data, on its device and in its dtype; UsageError where shape or values are not theirs."""
+        x = self._images(x)
+        support = support_of(str(self.likelihood_head.support))
+        if not support(x):
+            name = type(self.likelihood_head).__name__
+            raise UsageError(f"the {name} likelihood is of values {support.words}; these x lie outside of that")
+        return x
 
     def encode(self, x: Any) -> Tensor:  # (M, *data_shape) -> (M, J)
         """The means of q(z|x)."""

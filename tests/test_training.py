@@ -135,16 +135,46 @@ def test_a_posterior_without_variance_is_refused_since_its_kl_is_infinite(poster
 
 @pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "cauchy"])
 def test_a_run_with_every_posterior_trains_and_is_evaluated(posterior, tmp_path):
-    """By sgvb_b where the KL is known, by sgvb_a where it is not; and the record says which measured it."""
+    """Its KL is exact, so sgvb_b measures it; of dependent latents there is no KL of each."""
     model = vae.build(config(), f"model.posterior={posterior}")
-    exact = has_exact_kl(model.posterior_head(torch.zeros(2, model.posterior_head.output_size)), model.prior)
-    go(tmp_path, model={"posterior": posterior}, objective={"name": "sgvb_b" if exact else "sgvb_a"})
+    assert has_exact_kl(model.posterior_head(torch.zeros(2, model.posterior_head.output_size)), model.prior)
+    go(tmp_path, model={"posterior": posterior})
     opened = open_run(tmp_path / "x")
     split = vae.load_data("digits", pixels="static", train_size=200).test.first(20)
     result = vae.evaluate_bound(opened.model, split, name="test")
-    assert result.estimator == ("sgvb_b" if exact else "sgvb_a")
+    assert result.estimator == "sgvb_b"
     assert torch.isfinite(result.elbo).all()
-    assert (result.kl_per_dimension is None) == (posterior in ("full_gaussian", "multivariate_t") or not exact)
+    assert (result.kl_per_dimension is None) == (posterior in ("full_gaussian", "multivariate_t"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"model": {"posterior": "full_gaussian"}, "modifiers": {"free_bits": 0.1}},
+            "^modifiers.free_bits: the latents of a MultivariateNormal have no KL of their own",
+        ),
+        ({"model": {"posterior": {"name": "student_t", "df": 1e-300}}}, "df: must be at least 0.1"),
+    ],
+    ids=["joint KL", "df"],
+)
+def test_what_a_posterior_cannot_give_is_refused_before_anything_is_written(changes, sentence, tmp_path):
+    with pytest.raises(ConfigError, match=sentence):
+        go(tmp_path, **changes)
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_an_exact_kl_evaluation_falls_back_on_monte_carlo_and_says_so(monkeypatch):
+    data = vae.load_data("digits", pixels="static", train_size=200)
+    model, split = vae.build(config()), data.test.first(30)
+    exact = vae.evaluate_bound(model, split, name="test", num_samples=400)
+    for name in ("vae.models.vae", "vae.evaluation.bound"):
+        monkeypatch.setattr(f"{name}.has_exact_kl", lambda q, p: False)
+    sampled = vae.evaluate_bound(model, split, name="test", num_samples=400)
+    assert (exact.estimator, sampled.estimator) == ("sgvb_b", "sgvb_a")
+    assert sampled.kl_per_dimension is None
+    assert not torch.equal(sampled.kl, exact.kl)
+    torch.testing.assert_close(sampled.kl, exact.kl, rtol=0, atol=0.1)
 
 
 def test_a_count_of_samples_ends_the_run(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.data import GREY_LEVELS, IMAGE_SHAPES, Split, kind_of, load_data
-from vae.distributions import support_of
+from vae.distributions import kl_divergence, support_of
 from vae.errors import ConfigError
 from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
 from vae.models import VAE
@@ -103,6 +103,13 @@ def check_objective(objective: Objective, model: VAE) -> None:
     reason = objective.bias(model)
     if reason is not None:
         raise ConfigError(f"objective: {reason}")
+    if isinstance(objective, WeighedKL) and objective.free_bits:
+        q = model.posterior_head(torch.zeros(1, int(model.posterior_head.output_size)).to(model.prior.mean))
+        if kl_divergence(q, model.prior).ndim < 2:
+            raise ConfigError(
+                f"modifiers.free_bits: the latents of a {type(q).__name__} have no KL of their own; use a posterior of "
+                "independent latents, such as diagonal_gaussian"
+            )
 
 
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:

@@ -104,7 +104,8 @@ def check_objective(objective: Objective, model: VAE) -> None:
     if reason is not None:
         raise ConfigError(f"objective: {reason}")
     if isinstance(objective, WeighedKL) and objective.free_bits:
-        q = model.posterior_head(torch.zeros(1, int(model.posterior_head.output_size)).to(model.prior.mean))
+        size: int = model.posterior_head.output_size  # type: ignore[assignment]
+        q = model.posterior_head(torch.zeros(1, size).to(model.prior.mean))
         if kl_divergence(q, model.prior).ndim < 2:
             raise ConfigError(
                 f"modifiers.free_bits: the latents of a {type(q).__name__} have no KL of their own; use a posterior of "

@@ -183,8 +183,8 @@ def test_what_is_measured_is_checked_as_data_and_as_an_estimator():
     torch.testing.assert_close(
         measure(model, x.numpy(), Quadrature())["log_p_x"], measure(model, split_of(x), Quadrature())["log_p_x"]
     )
-    with pytest.raises(UsageError, match="num_samples must be at least 12, not 8"):
-        measure(model, x, FittedDensity(num_samples=8))
+    with pytest.raises(UsageError, match="num_samples must be at least 8, not 7"):
+        measure(model, x, FittedDensity(num_samples=7))
     with pytest.raises(UsageError, match="at most 5477 points an axis, not 9000"):
         measure(model, x, Quadrature(num_samples=9000))
 

@@ -80,12 +80,10 @@ class FittedDensity:
             raise UsageError(f"hmc needs an even number of chains, at least 4, not {self.chains}")
 
     def check(self, model: VAE) -> None:
-        """UsageError where there are fewer samples than a Gaussian of so many dimensions needs."""
-        needed = 4 * (model.latent_dim + 1)
-        if self.num_samples < needed:
+        """UsageError where there are too few samples for a density to be fitted to half of them."""
+        if self.num_samples < 8:
             raise UsageError(
-                f"hmc fits a density of {model.latent_dim} dimensions to half of its samples: num_samples must be at "
-                f"least {needed}, not {self.num_samples}"
+                f"hmc fits a density to half of its samples: num_samples must be at least 8, not {self.num_samples}"
             )
 
     def data_at_once(self, model: VAE) -> int:

@@ -16,6 +16,7 @@ from tests.oracles import numbers
 from tests.problems import LinearGaussian, two_modes
 from vae import hmc
 from vae.data import Split
+from vae.distributions import Normal
 from vae.errors import TrainingFailed, UsageError, VaeError
 from vae.evaluation import (
     LOG_LIKELIHOODS,
@@ -453,6 +454,33 @@ def test_annealed_weights_are_unbiased():
     for bug in ({"move_first": True, "accept": True}, {"move_first": False, "accept": False}):
         wrong, error = variant(**bug)
         assert abs(wrong - 1) > 4.5 * error, bug
+
+
+@pytest.mark.parametrize(("factor", "unbiased"), [(1.0, True), (2.5, False)], ids=["fixed", "adapted"])
+def test_a_step_size_that_adapts_within_the_weighted_run_would_bias_it(factor, unbiased):
+    """Why kernels are tuned in a run before: 200,000 chains of one latent, each multiplying its step size by the factor
+    after an accepted proposal and dividing after a rejected one, miss E[w] = p(x) by more than 4.5 standard errors."""
+    one = torch.ones(1, 1)
+    problem = LinearGaussian(5 * one, torch.zeros(1), 1.0, 0 * one, torch.tensor([0.3]), torch.tensor([0.16]))
+    x, chains = torch.tensor([[0.5]]), 200_000
+    q, prior, pixels = (
+        Normal(torch.tensor([m]), torch.tensor([s]).log()) for m, s in ((0.3, 0.4), (0.0, 1.0), (0.0, 1.0))
+    )
+    path = Path(
+        lambda z: q.log_prob(z).sum(-1),
+        lambda z: (prior.log_prob(z) + pixels.log_prob(x - 5 * z)).sum(-1),
+        schedule(30, "linear"),
+    )
+    z, log_w, size = q.transform(numbers(chains, 1, 1, seed=80)), torch.zeros(chains, 1), torch.ones(chains, 1)
+    for t in range(1, 31):
+        log_w = log_w + (path.betas[t] - path.betas[t - 1]) * path.difference(z)
+        density = path.at(path.betas[t].item())
+        noise = numbers(chains, 1, 3, seed=80 + 31 * t)
+        state, _ = hmc.step(density, hmc.init(density, z), noise, size, 0.4 * one, 1)
+        size = size * torch.where((state.z != z)[..., 0], factor, 1 / factor)
+        z = state.z
+    mean, error = mean_weight(log_w, problem.log_p_x(x))
+    assert (abs(mean - 1) < 4.5 * error) == unbiased
 
 
 def test_annealing_is_a_lower_bound_and_its_reverse_an_upper_one():

@@ -15,6 +15,7 @@ import vae
 from tests.oracles import numbers
 from tests.problems import LinearGaussian, two_modes
 from vae import hmc
+from vae.commands.questions import METHODS
 from vae.data import Split
 from vae.distributions import Normal
 from vae.errors import TrainingFailed, UsageError, VaeError
@@ -61,7 +62,7 @@ SMALL = {
 
 
 def test_every_estimator_is_here():
-    assert SMALL.keys() == LOG_LIKELIHOODS.keys()
+    assert SMALL.keys() == LOG_LIKELIHOODS.keys() == set(METHODS)
     assert all(type(SMALL[name]) is row and row.method == name for name, row in LOG_LIKELIHOODS.items())
 
 

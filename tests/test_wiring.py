@@ -5,6 +5,7 @@ The parts have their own tests; here the way between a setting and a part is hel
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -413,7 +414,9 @@ def test_binary_pixels_drawn_anew_fit_every_likelihood_of_levels():
     raw = config(
         data={"pixels": "dynamic"}, model={"likelihood": {"name": "categorical", "levels": 2}}, train={"epochs": 1}
     )
-    train(read_settings(raw), None, verbose=False)
+    run, _ = train(read_settings(raw), None, verbose=False)
+    assert run.steps > 0
+    assert math.isfinite(run.history[-1]["elbo"])
 
 
 def test_downloaded_bytes_are_checked_before_they_are_put_in_place(tmp_path, monkeypatch):

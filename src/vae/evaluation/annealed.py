@@ -132,7 +132,6 @@ class Annealed:
     start: Literal["posterior", "prior"] = "posterior"
     num_leapfrog: Count = 5
     method = "ais"
-    is_lower_bound = True
 
     def check(self, model: VAE) -> None:
         """UsageError where the chains would start from a q that cannot cover the posterior."""

@@ -73,7 +73,6 @@ class FittedDensity:
     chains: Count = 16
     num_leapfrog: Count = 10
     method = "hmc"
-    is_lower_bound = False
 
     def __post_init__(self) -> None:
         if self.chains < 4 or self.chains % 2:

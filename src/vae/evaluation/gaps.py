@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.distributions import has_exact_kl, kl_divergence, sum_from
+from vae.distributions import sum_from
 from vae.evaluation.base import DatumNoise
 from vae.evaluation.importance import BLOCK, ROWS, blocks, check_cover, stream_columns, stream_weights
 from vae.models import VAE
@@ -30,22 +30,11 @@ def bound_of(
     values = []
     for group in blocks(num_samples, max(1, ROWS // (len(x) * BLOCK))):
         eps = torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
-        values += [_values(model, x, q, eps)]
+        log_p_x_given_z, kl = model.bound_terms(q, x, eps)  # (L, M), (M, J)
+        values.append((log_p_x_given_z - sum_from(kl, 1)).double())
     joined = torch.cat(values)  # (L, M)
     error = joined.std(0, correction=1 if num_samples > 1 else 0) / math.sqrt(num_samples)
     return joined.mean(0), error if num_samples > 1 else torch.full_like(error, torch.nan)
-
-
-def _values(model: VAE, x: Tensor, q: Any, eps: Tensor) -> Tensor:  # (L, M, J) -> (L, M)
-    """log p(x|z_l) - KL, the KL exact where it is known."""
-    z, log_q = q.transform_and_log_prob(eps)
-    prior = model.prior
-    kl = (
-        sum_from(kl_divergence(q, prior), 1)
-        if has_exact_kl(q, prior)
-        else sum_from(log_q, 2) - sum_from(prior.log_prob(z), 2)
-    )
-    return (model.log_likelihood(x, z) - kl).double()
 
 
 def best_in_family(
@@ -63,7 +52,7 @@ def best_in_family(
             optimizer.param_groups[0]["lr"] = 0.025 * (1 + math.cos(math.pi * step / STEPS))
             eps = noise(purpose, model.noise, SAMPLES, step)
             log_p_x_given_z, kl = model.bound_terms(model.posterior_head(outputs), x, eps)
-            (gradient,) = torch.autograd.grad(-(log_p_x_given_z - sum_from(kl, 1)).sum(), outputs)
+            (gradient,) = torch.autograd.grad(-(log_p_x_given_z.mean(0) - sum_from(kl, 1)).sum(), outputs)
             outputs.grad = torch.where(torch.isfinite(gradient), gradient, 0.0)
             optimizer.step()
             tick(0.5 / STEPS)

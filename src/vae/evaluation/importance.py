@@ -106,7 +106,6 @@ class ImportanceSampling:
 
     num_samples: Count = 5000
     method = "is"
-    is_lower_bound = True
 
     def check(self, model: VAE) -> None:
         """UsageError where q cannot cover the posterior, however many samples there are."""

@@ -23,7 +23,6 @@ class Estimator(Protocol):
     """A way to estimate log p(x) of a minibatch; randomness comes by the place of each datum."""
 
     method: str
-    is_lower_bound: bool  # in expectation
 
     def check(self, model: VAE) -> None:
         """UsageError where the estimator is not for this model."""

@@ -86,7 +86,6 @@ class Quadrature:
 
     num_samples: Count | None = None
     method = "quadrature"
-    is_lower_bound = False
 
     def check(self, model: VAE) -> None:
         """UsageError where the lattice would be too large: beyond three latents, or too many points an axis."""

@@ -99,13 +99,16 @@ class VAE(nn.Module):
         return self.log_likelihood(x, q.transform(noise)).mean(0)
 
     def bound_terms(self, q: Normal, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noise (L, M, J)
-        """E_q[log p(x|z)] (M,) and KL(q || p), (M, J) or (M,): exact where a formula is known (estimator B), else the
+        """log p(x|z_l) (L, M) and KL(q || p), (M, J) or (M,): exact where a formula is known (estimator B), else the
         Monte Carlo estimate (1/L) sum_l log q(z_l|x) - log p(z_l) (estimator A)."""
         if has_exact_kl(q, self.prior):
-            return self.expected_log_likelihood(q, x, noise), kl_divergence(q, self.prior)
+            return self.log_likelihood(x, q.transform(noise)), kl_divergence(q, self.prior)
         z, log_q = q.transform_and_log_prob(noise)
-        kl = (sum_from(log_q, 2) - sum_from(self.prior.log_prob(z), 2)).mean(0)  # (M,)
-        return self.log_likelihood(x, z).mean(0), kl
+        return self.log_likelihood(x, z), self.log_ratio(z, log_q).mean(0)
+
+    def log_ratio(self, z: Tensor, log_q: Tensor) -> Tensor:  # (L, M, J), its log q(z|x) -> (L, M)
+        """log q(z|x) - log p(z), whose mean over q is KL(q || p), nats."""
+        return sum_from(log_q, 2) - sum_from(self.prior.log_prob(z), 2)
 
     @property
     def noise(self) -> Noise:
@@ -130,7 +133,7 @@ class VAE(nn.Module):
 
         def bound(rows: Tensor, eps: Tensor) -> Tensor:
             log_p_x_given_z, kl = self.bound_terms(self.posterior(rows), rows, eps.to(rows).transpose(0, 1))
-            return log_p_x_given_z - sum_from(kl, 1)
+            return log_p_x_given_z.mean(0) - sum_from(kl, 1)
 
         return self._map(bound, x, noise)
 

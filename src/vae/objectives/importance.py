@@ -99,7 +99,7 @@ class DReG:
         if doubly.requires_grad:
             # The bound's derivative weighs with v; what goes on from z to the encoder is weighed once more.
             doubly.register_hook(lambda gradient: v[..., None] * gradient)
-        kl = (sum_from(fixed.log_prob(z), 2) - sum_from(model.prior.log_prob(z), 2)).mean(0)  # (M,)
+        kl = model.log_ratio(z, fixed.log_prob(z)).mean(0)  # (M,)
         return _estimate(weights, kl), memory
 
 

@@ -75,7 +75,7 @@ class ScoreFunction:
         z = q.transform(noise).detach()
         log_q = sum_from(q.log_prob(z), 2)  # (L, M)
         log_p_x_given_z = model.log_likelihood(x, z)  # (L, M)
-        log_ratio = log_q.detach() - sum_from(model.prior.log_prob(z), 2)  # (L, M)
+        log_ratio = model.log_ratio(z, log_q.detach())  # (L, M)
         f = log_p_x_given_z - log_ratio
         others = self.baseline == "leave_one_out"
         baseline: Tensor | float = leave_one_out(f) if others else 0.0

@@ -51,6 +51,6 @@ class EstimatorA:
         """The bound of each datum; noise (L, M, J)."""
         z, log_q = model.posterior(x).transform_and_log_prob(noise)  # (L, M, J) both
         log_p_x_given_z = model.log_likelihood(x, z).mean(0)  # (M,)
-        kl = (sum_from(log_q, 2) - sum_from(model.prior.log_prob(z), 2)).mean(0)  # (M,)
+        kl = model.log_ratio(z, log_q).mean(0)  # (M,)
         bound = log_p_x_given_z - kl
         return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory

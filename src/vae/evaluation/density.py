@@ -91,9 +91,7 @@ class FittedDensity:
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""
-        chains = self.chains
-        per_half = [(self.num_samples + 1) // 2, self.num_samples // 2]
-        draws = math.ceil(per_half[0] / (chains // 2))
+        draws = math.ceil((self.num_samples + 1) // 2 / (self.chains // 2))
         q = model.posterior(x)
         scale = spread(q, model, noise)
 
@@ -102,13 +100,12 @@ class FittedDensity:
 
         def eps(purpose: str, t: int) -> Tensor:
             tick(1 / (WARM_UP + draws))
-            return noise(purpose, hmc.noise(model.latent_dim), chains, t)
+            return noise(purpose, hmc.noise(model.latent_dim), self.chains, t)
 
-        state = hmc.init(log_joint, q.transform(noise("hmc/start", model.noise, chains)))
+        state = hmc.init(log_joint, q.transform(noise("hmc/start", model.noise, self.chains)))
         tuning = (eps("hmc/tune", t) for t in range(WARM_UP))
-        state, step_size = hmc.tune(
-            log_joint, state, tuning, torch.full_like(scale[:, 0], 0.3), scale, self.num_leapfrog
-        )
+        start = torch.full_like(scale[:, 0], 0.3)
+        state, step_size = hmc.tune(log_joint, state, tuning, start, scale, self.num_leapfrog)
         kept, acceptance, diverged = [], [], []
         for t in range(draws):
             state, info = hmc.step(log_joint, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
@@ -116,20 +113,28 @@ class FittedDensity:
             acceptance.append(info.acceptance.mean(0))
             diverged.append(info.diverged.double().mean(0))
         z, values = (torch.stack(column).double() for column in zip(*kept, strict=True))  # (T, C, M, J), (T, C, M)
-        half = chains // 2  # by chains, not by turns: neighbours in a chain resemble each other
-        fit = z[:, :half].flatten(0, 1)[-per_half[0] :]
-        plug, at = z[:, half:].flatten(0, 1)[-per_half[1] :], values[:, half:].flatten(0, 1)[-per_half[1] :]
-        ratios = log_ratios(fit, plug, at)  # (L', M)
-        whole = log_ratios(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1)).view(draws, half, -1)
+        return {
+            **self._plugged_in(z, values),
+            "r_hat": hmc.split_r_hat(z) if draws >= 4 else torch.full_like(values[0, 0], torch.nan),
+            "acceptance": torch.stack(acceptance).mean(0).double(),
+            "diverged": torch.stack(diverged).mean(0),
+        }
+
+    def _plugged_in(self, z: Tensor, values: Tensor) -> dict[str, Tensor]:  # (T, C, M, J), (T, C, M)
+        """The estimate from one half of the chains fitted to, the other plugged in: its last L samples of so many.
+
+        By chains, not by turns: neighbours in a chain resemble each other.
+        """
+        half = self.chains // 2
+        fit = z[:, :half].flatten(0, 1)[-((self.num_samples + 1) // 2) :]
+        whole = log_ratios(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1))  # (T C / 2, M)
+        ratios = whole[-(self.num_samples // 2) :]
         estimate = -log_mean_exp(ratios)
-        means = (log_mean_exp(whole) + estimate).exp()  # (C / 2, M), of each chain, about 1
+        means = (log_mean_exp(whole.view(len(z), half, -1)) + estimate).exp()  # (C / 2, M), of each chain, about 1
         return {
             "log_p_x": estimate,
             "error": means.std(0) / means.mean(0) / math.sqrt(half),
             "k_hat": pareto.k_hat(ratios, len(ratios)),
-            "r_hat": hmc.split_r_hat(z) if draws >= 4 else torch.full_like(estimate, torch.nan),
-            "acceptance": torch.stack(acceptance).mean(0).double(),
-            "diverged": torch.stack(diverged).mean(0),
         }
 
     def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:

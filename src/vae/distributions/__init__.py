@@ -17,7 +17,7 @@ from vae.distributions.inverse_cdf import (
     Reciprocal,
     Weibull,
 )
-from vae.distributions.kl import KL, has_exact_kl, kl_divergence
+from vae.distributions.kl import KL, has_exact_kl, kl_divergence, log_ratio
 from vae.distributions.location_scale import (
     Laplace,
     MultivariateNormal,
@@ -93,6 +93,7 @@ __all__ = [
     "detached",
     "has_exact_kl",
     "kl_divergence",
+    "log_ratio",
     "sum_from",
     "support_of",
 ]

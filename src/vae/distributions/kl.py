@@ -27,7 +27,7 @@ from vae.distributions.location_scale import (
     Triangular,
     Uniform,
 )
-from vae.distributions.numerics import HALF_LOG_2PI
+from vae.distributions.numerics import HALF_LOG_2PI, sum_from
 from vae.errors import UsageError
 
 
@@ -136,3 +136,8 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
             "use the objective sgvb_a, which needs none"
         )
     return formula(q, p)
+
+
+def log_ratio(log_q: Tensor, p: Any, z: Tensor) -> Tensor:  # log q(z) and z (L, M, J), or log q (L, M) -> (L, M)
+    """log q(z) - log p(z), whose mean over z ~ q is KL(q || p), nats."""
+    return sum_from(log_q, 2) - sum_from(p.log_prob(z), 2)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, sum_from, support_of
+from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, log_ratio, sum_from, support_of
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
 from vae.priors import StandardNormal
@@ -104,11 +104,7 @@ class VAE(nn.Module):
         if has_exact_kl(q, self.prior):
             return self.log_likelihood(x, q.transform(noise)), kl_divergence(q, self.prior)
         z, log_q = q.transform_and_log_prob(noise)
-        return self.log_likelihood(x, z), self.log_ratio(z, log_q).mean(0)
-
-    def log_ratio(self, z: Tensor, log_q: Tensor) -> Tensor:  # (L, M, J), its log q(z|x) -> (L, M)
-        """log q(z|x) - log p(z), whose mean over q is KL(q || p), nats."""
-        return sum_from(log_q, 2) - sum_from(self.prior.log_prob(z), 2)
+        return self.log_likelihood(x, z), log_ratio(log_q, self.prior, z).mean(0)
 
     @property
     def noise(self) -> Noise:

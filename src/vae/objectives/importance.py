@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.distributions import detached, sum_from
+from vae.distributions import detached, log_ratio, sum_from
 from vae.models import VAE
 from vae.objectives.base import Estimate, Memory, moving_support
 from vae.schema import Count, validated
@@ -99,7 +99,7 @@ class DReG:
         if doubly.requires_grad:
             # The bound's derivative weighs with v; what goes on from z to the encoder is weighed once more.
             doubly.register_hook(lambda gradient: v[..., None] * gradient)
-        kl = model.log_ratio(z, fixed.log_prob(z)).mean(0)  # (M,)
+        kl = log_ratio(fixed.log_prob(z), model.prior, z).mean(0)  # (M,)
         return _estimate(weights, kl), memory
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from vae.distributions import sum_from
+from vae.distributions import log_ratio, sum_from
 from vae.errors import ConfigError
 from vae.models import VAE
 from vae.objectives.base import Estimate, Memory, moving_support
@@ -75,13 +75,13 @@ class ScoreFunction:
         z = q.transform(noise).detach()
         log_q = sum_from(q.log_prob(z), 2)  # (L, M)
         log_p_x_given_z = model.log_likelihood(x, z)  # (L, M)
-        log_ratio = model.log_ratio(z, log_q.detach())  # (L, M)
-        f = log_p_x_given_z - log_ratio
+        ratio = log_ratio(log_q.detach(), model.prior, z)  # (L, M)
+        f = log_p_x_given_z - ratio
         others = self.baseline == "leave_one_out"
         baseline: Tensor | float = leave_one_out(f) if others else 0.0
         if self.baseline == "running":
             baseline, memory = running_mean(memory), remember(memory, f, self.decay)
-        kl = score_surrogate(log_ratio, log_q, leave_one_out(log_ratio) if others else 0.0)
+        kl = score_surrogate(ratio, log_q, leave_one_out(ratio) if others else 0.0)
         terms = {"log_p_x_given_z": log_p_x_given_z.mean(0), "kl": kl}
         surrogate = score_surrogate(f, log_q, baseline)
         return Estimate(surrogate.detach(), terms, surrogate), memory

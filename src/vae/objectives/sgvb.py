@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vae.distributions import kl_divergence, sum_from
+from vae.distributions import kl_divergence, log_ratio, sum_from
 from vae.models import VAE
 from vae.objectives.base import Estimate, Memory
 from vae.schema import Count, validated
@@ -51,6 +51,6 @@ class EstimatorA:
         """The bound of each datum; noise (L, M, J)."""
         z, log_q = model.posterior(x).transform_and_log_prob(noise)  # (L, M, J) both
         log_p_x_given_z = model.log_likelihood(x, z).mean(0)  # (M,)
-        kl = model.log_ratio(z, log_q).mean(0)  # (M,)
+        kl = log_ratio(log_q, model.prior, z).mean(0)  # (M,)
         bound = log_p_x_given_z - kl
         return Estimate(bound, {"log_p_x_given_z": log_p_x_given_z, "kl": kl}, bound), memory

@@ -144,13 +144,8 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
     epochs = [torch.cat(list(source.epoch(0, 0, streams))) for _ in range(2)]
     assert not torch.equal(epochs[0], epochs[1])
     assert set(epochs[0].unique().tolist()) == {0.0, 1.0}
-    order = torch.cat(
-        list(
-            Resident(vae.load_data("digits", validation_size=200).train, 500, 0, CPU, torch.float32).epoch(
-                0, 0, streams
-            )
-        )
-    )
+    grey = Resident(vae.load_data("digits", validation_size=200).train, 500, 0, CPU, torch.float32)
+    order = grey.expand(torch.cat(list(grey.epoch(0, 0, streams))))
     assert abs(z_score((epochs[0] - order).double().flatten(), 0)) < 4.4
     for name in ("train", "validation", "test"):
         assert torch.equal(data.evaluation_split(name).images(), data.evaluation_split(name).images())

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 def library_step(settings, shape, split):
     model = build_model(settings.model, shape, 0).train()
     source = Resident(split, settings.train.batch_size, 0, CPU, torch.float32)
-    algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    algorithm = replace(build_algorithm(settings, source.num_data, source.num_batches), expand=source.expand)
     state, streams = algorithm.init(model), Streams(0, CPU)
     batches = source.epoch(0, 0, streams)
 

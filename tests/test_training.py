@@ -293,7 +293,7 @@ def explode(bounds, size=64, objective=False):
     from vae.distributions import Noise
     from vae.randomness import Streams
     from vae.training.log import Log
-    from vae.training.trainer import Plan, Progress, Trainer
+    from vae.training.trainer import Member, Plan, Progress, Trainer, one_by_one
 
     class Given:
         def noise(self, state, size):
@@ -309,12 +309,10 @@ def explode(bounds, size=64, objective=False):
     split = vae.load_data("digits", train_size=size).train
     source = Resident(split, size, 0, torch.device("cpu"), torch.float32)
     state = State(torch.nn.Linear(1, 1), None)
-    trainer = Trainer(
-        Given(), state, source, Streams(0, torch.device("cpu")), Plan(len(bounds), None), Progress(), Log(None),
-        lambda name: None, lambda: "no checkpoint", "elbo", {}, 64, verbose=False,
-    )  # fmt: skip
-    trainer.run()
-    return trainer.log.lines
+    member = Member(state.model, Progress(), Log(None), lambda name: None, lambda: "no checkpoint")
+    steps = one_by_one(Given(), state, source, Streams(0, torch.device("cpu")), torch.float32)
+    Trainer(steps, state, source, Plan(len(bounds), None), [member], "elbo", {}, 64, verbose=False).run()
+    return member.log.lines
 
 
 def test_an_overshoot_that_recovers_is_no_explosion():

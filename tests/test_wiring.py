@@ -72,13 +72,6 @@ def test_schedules_and_warm_up_count_in_epochs():
     assert build_objective(read_settings(config(modifiers={"beta": 2.0, "warm_up": 3})), 7).warm_up == 21
 
 
-def test_compile_always_compiles_both_networks(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    train(read_settings(config(train={"compile": "always", "epochs": 1})), None, verbose=False)
-    assert compiled == ["MLPEncoder", "MLPDecoder"]
-
-
 def test_float32_products_are_true_ones_while_training():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -212,7 +205,7 @@ def test_a_shape_is_under_the_digest(tmp_path):
 def test_best_is_written_before_last_and_metrics_before_both(tmp_path, monkeypatch):
     events = []
     real_save, real_flush = Trainer.__dict__["_save"], Log.flush
-    monkeypatch.setattr(Trainer, "_save", lambda self, name: (events.append(name), real_save(self, name)))
+    monkeypatch.setattr(Trainer, "_save", lambda self, name, of: (events.append(name), real_save(self, name, of)))
     monkeypatch.setattr(Log, "flush", lambda self: (events.append("flush"), real_flush(self)))
     monkeypatch.setattr(checkpoint, "write", lambda *_: events.append("write"))
     train(read_settings(config(train={"checkpoint_seconds": 0})), tmp_path / "x", verbose=False)
@@ -614,7 +607,7 @@ def test_the_explosion_rule_goes_by_what_is_maximised():
 
 def test_a_runs_explosion_rule_knows_the_size_of_a_datum(monkeypatch, tmp_path):
     sizes = []
-    monkeypatch.setattr(Trainer, "_check_explosion", lambda self, means: sizes.append(self.datum_size))
+    monkeypatch.setattr(Trainer, "_check_explosion", lambda self, *_: sizes.append(self.datum_size))
     train(read_settings(config(train={"epochs": 1})), None, verbose=False)
     assert sizes == [64]
 

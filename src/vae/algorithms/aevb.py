@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from vae.distributions import Noise
 from vae.errors import TrainingFailed
 from vae.models import VAE
-from vae.objectives import Estimate, Memory, Objective
+from vae.objectives import Memory, Objective
 
 
 @dataclass
@@ -30,6 +30,11 @@ class Info(NamedTuple):
     objective: Tensor  # what was maximised
     sums: dict[str, Tensor]  # the ELBO and its terms; the objective too where it is not the ELBO
 
+    @classmethod
+    def of(cls, sums: dict[str, Tensor]) -> "Info":
+        """The report of these sums."""
+        return cls(sums.get("objective", sums["elbo"]), sums)
+
 
 @dataclass(frozen=True)
 class AEVB:
@@ -41,6 +46,12 @@ class AEVB:
     clip_grad_norm: float | None = None
     schedule: Callable[[int], float] | None = None  # the factor of the learning rate at a step
     autocast: torch.dtype | None = None  # the dtype of the networks' products, where it is not the parameters'
+    expand: Callable[[Tensor], Tensor] | None = None  # from stored pixels to images, where they are stored otherwise
+
+    @property
+    def form(self) -> str:
+        """What the steps are: `plain`; the fast forms have other names."""
+        return "plain"
 
     def init(self, model: VAE) -> State:
         """The state before the first step."""
@@ -54,20 +65,38 @@ class AEVB:
         kind, shape = state.model.noise
         return Noise(kind, (self.objective.num_samples, batch_size, *shape))
 
+    def values(
+        self, model: VAE, batch: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Tensor, Memory, dict[str, Tensor]]:
+        """What a step maximises on a minibatch (M, *data_shape), reduced over it; the memory; the sums that Info has.
+
+        The whole mathematics of a step before its derivative: every form of it, plain or fast, calls this function.
+        """
+        images = batch if self.expand is None else self.expand(batch)
+        with torch.autocast(batch.device.type, self.autocast, enabled=self.autocast is not None):
+            estimate, memory = self.objective(model, images, noise, memory, step)
+        total = estimate.surrogate.sum()
+        values = {"elbo": estimate.elbo, **estimate.terms}
+        if estimate.objective is not None:
+            values["objective"] = estimate.objective
+        sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}
+        return total if self.reduction == "sum" else total / len(batch), memory, sums
+
     def step(self, state: State, batch: Tensor, noise: Tensor) -> tuple[State, Info]:
-        """Ascend the objective on a minibatch (M, *data_shape).
+        """Ascend the objective on a minibatch (M, *data_shape), of stored pixels where `expand` is given.
 
         TrainingFailed where it is not finite, before any parameter changes.
         """
-        estimate, memory = self._estimate(state, batch, noise)
-        total = estimate.surrogate.sum()
+        maximised, memory, sums = self.values(state.model, batch, noise, state.memory, state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        (-(total if self.reduction == "sum" else total / len(batch))).backward()
-        if not torch.isfinite(total):  # surrogates carry their bound's NaN and infinity
-            raise TrainingFailed(
-                f"{_non_finite_term(estimate.terms)} is not finite at step {state.step + 1}; "
-                f"{largest_gradient(state.model)}; try a smaller learning rate, or train.clip_grad_norm"
-            )
+        (-maximised).backward()
+        info = Info.of(sums)
+        check_finite(state, info)
+        self.update(state, memory)
+        return state, info
+
+    def update(self, state: State, memory: Memory) -> None:
+        """Move the parameters along their gradients, which are those of what is minimised."""
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad_norm)
         if self.schedule is not None:
@@ -75,19 +104,20 @@ class AEVB:
                 group["lr"] = group["initial_lr"] * self.schedule(state.step)
         state.optimizer.step()
         state.memory, state.step = memory, state.step + 1
-        values = {"elbo": estimate.elbo, **estimate.terms}
-        if estimate.objective is not None:
-            values["objective"] = estimate.objective
-        sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}
-        return state, Info(sums.get("objective", sums["elbo"]), sums)
-
-    def _estimate(self, state: State, batch: Tensor, noise: Tensor) -> tuple[Estimate, Memory]:
-        with torch.autocast(batch.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.objective(state.model, batch, noise, state.memory, state.step)
 
 
-def _non_finite_term(terms: dict[str, Tensor]) -> str:
-    return next((name for name, value in terms.items() if not torch.isfinite(value).all()), "the objective")
+def check_finite(state: State, info: Info) -> None:
+    """TrainingFailed where what was maximised is not finite: which term, and the largest gradient."""
+    if not torch.isfinite(info.objective):  # an objective carries the NaN and infinity of its terms
+        raise TrainingFailed(
+            f"{_non_finite_term(info.sums)} is not finite at step {state.step + 1}; "
+            f"{largest_gradient(state.model)}; try a smaller learning rate, or train.clip_grad_norm"
+        )
+
+
+def _non_finite_term(sums: dict[str, Tensor]) -> str:
+    terms = (name for name in sums if name not in ("elbo", "objective"))
+    return next((name for name in terms if not torch.isfinite(sums[name])), "the objective")
 
 
 def largest_gradient(model: nn.Module) -> str:

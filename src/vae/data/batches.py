@@ -32,11 +32,22 @@ class Resident:
         self.smallest_batch = self.num_data % batch_size or batch_size
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
-        """The minibatches of an epoch from number `start` on, as images (M, *shape); the last may be smaller."""
-        order = permutation(self.seed, epoch, self.num_data).to(self.x.device)
-        for rows in order.split(self.batch_size)[start:]:
-            images = expand(self.x.index_select(0, rows), self.scale, self.dtype)
-            yield draw(images, streams.pixels) if self.dynamic else images
+        """The minibatches of an epoch from number `start` on, as stored (M, *shape); the last may be smaller."""
+        for rows in self.order(epoch).split(self.batch_size)[start:]:
+            yield self.minibatch(rows, streams)
+
+    def order(self, epoch: int) -> Tensor:
+        """The order of the data in an epoch, (N,)."""
+        return permutation(self.seed, epoch, self.num_data).to(self.x.device)
+
+    def minibatch(self, rows: Tensor, streams: Streams) -> Tensor:  # (M,) -> (M, *shape)
+        """The data of these rows as they are stored; binary pixels drawn anew where they are dynamic."""
+        stored = self.x.index_select(0, rows)
+        return draw(expand(stored, self.scale, self.dtype), streams.pixels) if self.dynamic else stored
+
+    def expand(self, stored: Tensor) -> Tensor:
+        """A minibatch as images of the dtype; done within the step, so that a compiled one reads bytes."""
+        return stored if self.dynamic else expand(stored, self.scale, self.dtype)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing: the order is a function of seed and epoch."""
@@ -65,7 +76,7 @@ class Loader:
             raise UsageError("the DataLoader must know its length, and that of its data set") from None
         if self.num_batches == 0:
             raise UsageError("the DataLoader gives no minibatch: fewer data than one, and drop_last")
-        size = loader.batch_size  # None where a batch sampler decides
+        self.batch_size = size = loader.batch_size  # None where a batch sampler decides
         self.smallest_batch = 2 if size is None else self.num_data % size or size
         if loader.drop_last and size is not None:
             self.num_data, self.smallest_batch = self.num_batches * size, size
@@ -86,6 +97,10 @@ class Loader:
                     f"{support.words}"
                 )
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
+
+    def expand(self, stored: Tensor) -> Tensor:
+        """Nothing is left to do."""
+        return stored
 
     def state(self) -> dict[str, Tensor]:
         """The state of the loader's generator, if it has one of its own."""

@@ -40,7 +40,9 @@ class Objective(Protocol):
     def bias(self, model: VAE) -> str | None:
         """Why its gradient is not that of what it maximises, on average over the noise; None where it is."""
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The estimate for a minibatch."""
 
 

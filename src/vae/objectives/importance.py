@@ -69,7 +69,9 @@ class IWAE:
     def bias(self, model: VAE) -> None:
         """None: it is the derivative of the bound's own value."""
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The bound L_K of each datum; noise (K, M, J)."""
         return _estimate(log_weights(model, x, *model.posterior(x).transform_and_log_prob(noise))), memory
 
@@ -89,7 +91,9 @@ class DReG:
         """Biased where the support of q moves, as any path derivative."""
         return _path_bias(model, "dreg")
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The bound L_K of each datum; noise (K, M, J)."""
         q = model.posterior(x)
         z, fixed = q.transform(noise), detached(q)
@@ -120,7 +124,9 @@ class StickingTheLanding:
             return "stl is biased for num_samples > 1; use dreg, which is not"
         return _path_bias(model, "stl")
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The bound L_K of each datum; noise (K, M, J)."""
         q = model.posterior(x)
         z = q.transform(noise)

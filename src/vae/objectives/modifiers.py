@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vae.errors import UsageError
@@ -32,11 +33,15 @@ class WeighedKL:
         """That of the objective within."""
         return self.objective.bias(model)
 
-    def weight(self, step: int) -> float:
-        """The weight of the KL at a step."""
-        return self.beta * min(1.0, step / self.warm_up) if self.warm_up else self.beta
+    def weight(self, step: int | Tensor) -> float | Tensor:
+        """The weight of the KL at a step; a tensor of the step gives one, so that a captured step can count."""
+        if not self.warm_up:
+            return self.beta
+        return self.beta * torch.as_tensor(step / self.warm_up, dtype=torch.float64).clamp(max=1)
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The estimate of the objective within, another surrogate."""
         estimate, memory = self.objective(model, x, noise, memory, step)
         weight, kl = self.weight(step), estimate.terms["kl"]

@@ -69,7 +69,9 @@ class ScoreFunction:
             return None
         return "score_function is biased where the support of q moves with its parameters; use sgvb_a or sgvb_b"
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The bound of each datum by estimator A; noise (L, M, J)."""
         q = model.posterior(x)
         z = q.transform(noise).detach()

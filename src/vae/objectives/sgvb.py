@@ -23,7 +23,9 @@ class EstimatorB:
     def bias(self, model: VAE) -> None:
         """None: it is the derivative of the bound's own value."""
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""
         q = model.posterior(x)
         log_p_x_given_z = model.expected_log_likelihood(q, x, noise)  # (M,)
@@ -47,7 +49,9 @@ class EstimatorA:
     def bias(self, model: VAE) -> None:
         """None: it is the derivative of the bound's own value."""
 
-    def __call__(self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int) -> tuple[Estimate, Memory]:
+    def __call__(
+        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+    ) -> tuple[Estimate, Memory]:
         """The bound of each datum; noise (L, M, J)."""
         z, log_q = model.posterior(x).transform_and_log_prob(noise)  # (L, M, J) both
         log_p_x_given_z = model.log_likelihood(x, z).mean(0)  # (M,)

@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from vae.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 # What a run's checkpoint holds beside tensors.
-VALUES = ("config", "data_shape", "data_sha256", "data_range", "threads", "step", "optimizer", "progress")
+VALUES = ("config", "data_shape", "data_sha256", "data_range", "threads", "form", "step", "optimizer", "progress")
 _KEY = "vae"
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ from vae.training.build import (
     with_likelihood,
 )
 from vae.training.directory import check_same_run, claimed, describe_run
+from vae.training.fast import Compiled, chosen_form
 from vae.training.log import Log
 from vae.training.settings import Settings, TrainSettings, read_settings
-from vae.training.trainer import Plan, Progress, Trainer
+from vae.training.trainer import Member, Plan, Progress, Trainer, one_by_one
 
 
 @dataclass
@@ -158,10 +159,7 @@ def _train(
     model.to(device=device, dtype=dtype).train()
     source = _source(data, model, settings.train, device, dtype)
     check_batch_norm(model, source.smallest_batch, settings.objective.options["num_samples"])
-    if settings.train.compile == "always":
-        model.encoder.compile()
-        model.decoder.compile()
-    algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    algorithm = replace(build_algorithm(settings, source.num_data, source.num_batches), expand=source.expand)
     check_objective(algorithm.objective, model)
     path = None if out is None else Path(out)
     session = _Session(settings, algorithm, model, source, data, device, path)
@@ -172,14 +170,16 @@ def _train(
         stack.enter_context(_float32_products(settings.train.precision))
         if resume and path is not None:
             session.resume()
+        session.choose_form()
         plan, about = session.plan, str(data) if isinstance(data, Data) else "a DataLoader"
         if not session.progress.finished(plan):  # nothing is left to refuse
             if path is not None:
-                describe_run(path, settings, about, device)
+                describe_run(path, settings, about, device, session.algorithm.form)
             if verbose:
                 print(about, file=sys.stderr)
         steps_before = session.state.step
-        session.trainer(dtype, verbose, observe).run()
+        steps = one_by_one(session.algorithm, session.state, source, session.streams, dtype)
+        Trainer(steps, session.state, source, plan, [session.member(observe)], *_words(model), verbose=verbose).run()
     model.eval()
     early = plan.patience is not None and session.progress.stale >= plan.patience
     return Run(model, settings, session.log.lines, path, session.state.step - steps_before, early)
@@ -210,13 +210,15 @@ class _Session:
         device: torch.device,
         path: Path | None,
     ) -> None:
-        self.settings, self.algorithm = settings, algorithm
+        self.settings = settings
+        self.algorithm: AEVB | Compiled = algorithm
         self.source, self.data, self.path = source, data, path
         self.state: State = algorithm.init(model)
         self.streams = Streams(settings.train.seed, device)
         train = settings.train
         self.plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
         self.progress = Progress()
+        self.recorded_form: str | None = None
         self.log = Log(None if path is None else path / "metrics.jsonl")
         self.facts = {
             "config": plain(settings),
@@ -226,29 +228,25 @@ class _Session:
             "data_range": list(data.train.range) if isinstance(data, Data) else None,
         }
 
-    def trainer(
-        self, dtype: torch.dtype, verbose: bool, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None
-    ) -> Trainer:
+    def member(self, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None) -> Member:
         data, model = self.data, self.state.model
         validates = isinstance(data, Data) and data.validation is not None
-        return Trainer(
-            self.algorithm,
-            self.state,
-            self.source,
-            self.streams,
-            self.plan,
+        return Member(
+            model,
             self.progress,
             self.log,
             self.save,
             self.last_good,
-            "elbo",
-            {"elbo": "ELBO", "kl": "KL", "log_p_x_given_z": "log p(x|z)", "objective": "objective"},
-            math.prod(model.data_shape),
-            dtype,
             validate=(lambda: evaluation_line(model, data, "validation")) if validates else None,
             observe=(lambda: observe(model, data)) if observe is not None else None,
-            verbose=verbose,
         )
+
+    def choose_form(self) -> None:
+        """Compile the steps where it pays, or as the run has begun: bits depend on the form."""
+        steps = self.plan.steps(self.source.num_batches, self.source.num_data)
+        form = self.recorded_form or chosen_form(self.settings.train.compile, self.state.model, steps, self.source)
+        if form == "compiled" and isinstance(self.algorithm, AEVB):
+            self.algorithm = Compiled(self.algorithm, self.source.batch_size)
 
     def file(self, name: str) -> Path:
         assert self.path is not None
@@ -276,7 +274,13 @@ class _Session:
             **checkpoint.prefixed("sums", self.progress.sums),
         }
         progress = {f.name: getattr(self.progress, f.name) for f in fields(Progress) if f.name != "sums"}
-        values = {**self.facts, "step": self.state.step, "optimizer": optimizer_values, "progress": progress}
+        values = {
+            **self.facts,
+            "form": self.algorithm.form,
+            "step": self.state.step,
+            "optimizer": optimizer_values,
+            "progress": progress,
+        }
         checkpoint.write(self.file(name), tensors, values)
 
     def resume(self) -> None:
@@ -302,6 +306,7 @@ class _Session:
         device = self.streams.device
         self.state.memory = {k: t.to(device) for k, t in checkpoint.under("memory", tensors).items()}
         self.state.step = values["step"]
+        self.recorded_form = values["form"]
         streams = checkpoint.under("streams", tensors)
         self.streams.restore(streams, self.state.step)
         self.source.restore(streams)
@@ -313,6 +318,12 @@ class _Session:
             )
         self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
         self.log.cut_back(self.progress.log_lines)
+
+
+def _words(model: VAE) -> tuple[str, dict[str, str], int]:
+    """What the trainer cannot know: which value chooses the best, words for the values, and how many a datum has."""
+    labels = {"elbo": "ELBO", "kl": "KL", "log_p_x_given_z": "log p(x|z)", "objective": "objective"}
+    return "elbo", labels, math.prod(model.data_shape)
 
 
 def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class TrainSettings:
     seed: Annotated[Index, "of weights, order and noise"] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda where there is one"] = "auto"
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float64"], "auto: float32"] = "auto"
-    compile: Annotated[Literal["auto", "always", "never"], "torch.compile of the networks; auto: never"] = "auto"
+    compile: Annotated[
+        Literal["auto", "always", "never"], "torch.compile of the step; auto: where the run is long enough"
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.samples is not None:

@@ -17,7 +17,8 @@ from vae.algorithms import AEVB, OPTIMIZERS
 from vae.errors import CheckpointError, Interrupted, UsageError
 from vae.training import read_settings
 from vae.training.directory import resumed_settings
-from vae.training.run import evaluation_line, train
+from vae.training.run import train
+from vae.training.session import evaluation_line
 from vae.training.trainer import Trainer
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"

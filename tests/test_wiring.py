@@ -30,7 +30,8 @@ from vae.training.build import build_algorithm, build_objective, resolve
 from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
 from vae.training.log import Log
 from vae.training.opened import open_run
-from vae.training.run import evaluation_line, fingerprint, train
+from vae.training.run import train
+from vae.training.session import evaluation_line, fingerprint
 from vae.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)

@@ -55,10 +55,14 @@ class AEVB:
 
     def init(self, model: VAE) -> State:
         """The state before the first step."""
-        optimizer = self.optimizer(model.parameters())
+        return State(model, self.init_optimizer(model.parameters()))
+
+    def init_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimizer before the first step, over these parameters."""
+        optimizer = self.optimizer(parameters)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        return State(model, optimizer)
+        return optimizer
 
     def noise(self, state: State, batch_size: int) -> Noise:
         """What the next step needs as noise: eps of shape (L, M, J)."""
@@ -99,11 +103,15 @@ class AEVB:
         """Move the parameters along their gradients, which are those of what is minimised."""
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad_norm)
-        if self.schedule is not None:
-            for group in state.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self.schedule(state.step)
+        self.schedule_rate(state.optimizer, state.step)
         state.optimizer.step()
         state.memory, state.step = memory, state.step + 1
+
+    def schedule_rate(self, optimizer: Optimizer, step: int) -> None:
+        """Set the learning rate of a step."""
+        if self.schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.schedule(step)
 
 
 def check_finite(state: State, info: Info) -> None:

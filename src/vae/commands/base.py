@@ -172,7 +172,7 @@ def open_on_device(path: str | Path, checkpoint: str | None) -> Opened:
 def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[Opened, Data]:
     """A run and the data that it was trained on."""
     from vae.data import load_data
-    from vae.training.run import fingerprint
+    from vae.training.session import fingerprint
 
     opened = open_on_device(path, checkpoint)
     data = load_data(opened.settings.data)

@@ -84,25 +84,47 @@ def _dry_run(args: Any) -> None:
 
 
 def _train(args: Any) -> None:
-    from vae.training.run import evaluation_line, train
+    from vae.training.run import train, train_together
+    from vae.training.session import evaluation_line
 
     settings, path = _settings(args)
 
     def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
         return [{"split": "test", **evaluation_line(model, data, "test")}]
 
+    how: dict[str, Any] = {"resume": bool(args.resume), "overwrite": args.overwrite, "observe": test_curve}
     try:
-        run, data = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)
+        if settings.train.replicas > 1:
+            runs, data = train_together(settings, path, **how)
+        else:
+            run, data = train(settings, path, **how)
+            runs = [run]
     except Interrupted as stop:
-        how = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
-        raise Interrupted(f"{stop}{how}", stop.status) from None
-    if args.resume and run.steps == 0:
+        cure = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
+        raise Interrupted(f"{stop}{cure}", stop.status) from None
+    if args.resume and runs[0].steps == 0:
         longer = "samples" if settings.train.samples else "epochs"
-        how = f"--set train.{longer}=N with a larger N goes on with it"
-        if run.stopped_early:
-            how = "validation had stopped improving (train.patience)"
-        print(f"{path}: this run is finished; {how}", file=sys.stderr)
-    _measure_and_draw(path, data, anew=run.steps > 0)
+        how_on = f"--set train.{longer}=N with a larger N goes on with it"
+        if runs[0].stopped_early:
+            how_on = "validation had stopped improving (train.patience)"
+        print(f"{path}: this run is finished; {how_on}", file=sys.stderr)
+    for run in runs:
+        assert run.path is not None
+        _measure_and_draw(run.path, data, anew=run.steps > 0)
+    if len(runs) > 1:
+        print(_over_seeds([run.path for run in runs if run.path is not None]))
+
+
+def _over_seeds(paths: Sequence[Path]) -> str:
+    """Means over the runs of several seeds, with their standard errors."""
+    import numpy as np
+
+    records = [json.loads((path / "evaluation.json").read_text()) for path in paths]
+    words = []
+    for key in ("elbo", "log_p_x_given_z", "kl"):
+        values = np.array([record[key]["mean"] for record in records])
+        words.append(f"{key} {values.mean():.2f} +- {values.std(ddof=1) / len(values) ** 0.5:.2f}")
+    return f"{len(paths)} seeds, test split: {', '.join(words)} (standard errors over seeds)"
 
 
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:

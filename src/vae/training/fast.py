@@ -6,7 +6,6 @@ made a function of tensors alone, whose derivative is then compiled (`Compiled`)
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch.func import functional_call, grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from vae.algorithms import AEVB, Info, State, check_finite
+from vae.distributions import Noise
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import Memory
@@ -84,61 +84,75 @@ def chosen_form(setting: str, model: VAE, steps: int, source: Any) -> str:
     return "compiled" if pays and source.batch_size is not None else "plain"
 
 
-@dataclass
-class Compiled:
-    """AEVB with the gradient of a minibatch of `batch_size` compiled: forward and backward fused by torch.compile.
+class Program:
+    """A pure gradient that is compiled for minibatches of one size, `compiles`, and runs as it is for others.
 
-    A minibatch of another size (the last of an epoch) takes the plain step. Where the gradient cannot be compiled (no
-    compiler, a module that cannot be traced), one line says so and all steps are plain.
+    Where it cannot be compiled (no compiler, a module that cannot be traced), one line says so, and it runs as it is.
     """
 
-    plain: AEVB
-    batch_size: int
-    failed: bool = False
-    _programs: dict[Any, Callable[..., Gradient]] = field(default_factory=dict)  # by what the memory holds
+    def __init__(self, gradient: Callable[..., Gradient], compiles: int | None) -> None:
+        self.gradient, self.compiles = gradient, compiles
+        self._compiled: dict[Any, Callable[..., Gradient]] = {}  # by what the memory holds
 
     @property
     def form(self) -> str:
-        """What the steps are: `compiled`, or `plain` where that failed."""
-        return "plain" if self.failed else "compiled"
+        """`compiled`, or `plain` where that was not asked for or has failed."""
+        return "plain" if self.compiles is None else "compiled"
 
-    def init(self, model: VAE) -> State:
-        """As the plain form."""
-        return self.plain.init(model)
+    def __call__(self, batch_size: int, *given: Any) -> Gradient:
+        """The gradient at these parameters, buffers, batch, noise, memory and step."""
+        compiled = self.ready(batch_size, *given)
+        with torch.no_grad():
+            return self.gradient(*given) if compiled is None else compiled(*given)
 
-    def noise(self, state: State, batch_size: int) -> Any:
+    def ready(self, batch_size: int, *given: Any) -> Callable[..., Gradient] | None:
+        """The compiled function where there is to be one, else None."""
+        if batch_size != self.compiles:
+            return None
+        kind = tuple(given[-2])
+        if kind not in self._compiled:
+            try:
+                self._compiled[kind] = program(self.gradient, given)
+            except Exception as error:  # whatever a compiler, or a user's own module, may raise
+                self.compiles = None
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                warnings.warn(f"the step runs as it is, for it cannot be compiled: {reason[0]}", stacklevel=2)
+        return self._compiled.get(kind)
+
+
+class Compiled:
+    """AEVB with the gradient of a minibatch of `batch_size` compiled; one of another size takes the plain step."""
+
+    def __init__(self, plain: AEVB, state: State, batch_size: int) -> None:
+        self.plain = plain
+        self.program = Program(pure_gradient(plain, state.model), batch_size)
+
+    @property
+    def form(self) -> str:
+        """What the steps are."""
+        return self.program.form
+
+    def noise(self, state: State, batch_size: int) -> Noise:
         """As the plain form."""
         return self.plain.noise(state, batch_size)
 
     def step(self, state: State, batch: Tensor, noise: Tensor) -> tuple[State, Info]:
         """As the plain form, up to rounding."""
-        if len(batch) != self.batch_size or self.failed:
-            return self.plain.step(state, batch, noise)
         parameters, buffers = list(state.model.parameters()), list(state.model.buffers())
         given = [p.detach() for p in parameters], buffers, batch, noise, state.memory, torch.tensor(state.step)
-        compiled = self._program(given, state)
+        compiled = self.program.ready(len(batch), *given)
         if compiled is None:
             return self.plain.step(state, batch, noise)
         with torch.no_grad():
             gradient = compiled(*given)
-            torch._foreach_copy_(buffers, gradient.buffers) if buffers else None
+            for buffer, after in zip(buffers, gradient.buffers, strict=True):
+                buffer.copy_(after)
         for parameter, derivative in zip(parameters, gradient.parameters, strict=True):
             parameter.grad = derivative
         info = Info.of(gradient.sums)
         check_finite(state, info)
         self.plain.update(state, gradient.memory)
         return state, info
-
-    def _program(self, given: Sequence[Any], state: State) -> Callable[..., Gradient] | None:
-        kind = tuple(state.memory)
-        if not self.failed and kind not in self._programs:
-            try:
-                self._programs[kind] = program(pure_gradient(self.plain, state.model), given)
-            except Exception as error:  # whatever a compiler, or a user's own module, may raise
-                self.failed = True
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                warnings.warn(f"the step runs as it is, for it cannot be compiled: {reason[0]}", stacklevel=2)
-        return self._programs.get(kind)
 
 
 def program(function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vae.errors import CheckpointError
+from vae.errors import CheckpointError, UsageError
 from vae.models import VAE
 from vae.training import checkpoint
 from vae.training.build import build_model
@@ -44,6 +44,8 @@ def open_run(
     raw = open_config(path)
     files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
     there = [name for name, file in files.items() if file.exists()]
+    if not there and (seeds := sorted(path.glob("seed_*"))):
+        raise UsageError(f"{path}: holds the runs of {len(seeds)} seeds; give one of them, such as {seeds[0]}")
     if not there:
         raise CheckpointError(f"{path}: has no checkpoint yet; train it: train.py --resume {path}")
     if which is not None and which not in there:

@@ -1,44 +1,38 @@
 """A run: a model, its data and its training, in a directory that says all of it, and back from there."""
 
 import contextlib
-import hashlib
+import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vae.algorithms import AEVB, State
 from vae.config import plain
-from vae.data import Data, Loader, Resident, load_data
-from vae.errors import CheckpointError, Interrupted, PosteriorCollapse, TrainingFailed, UsageError
+from vae.data import Data, load_data
+from vae.errors import Interrupted, PosteriorCollapse, UsageError
 from vae.evaluation import evaluate_bound
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
-from vae.randomness import Streams, seeded
+from vae.randomness import seeded
 from vae.schema import describe
-from vae.training import checkpoint
 from vae.training.build import (
-    build_algorithm,
     build_model,
-    check_batch_norm,
-    check_objective,
-    check_support,
-    choose_device,
     with_likelihood,
 )
-from vae.training.directory import check_same_run, claimed, describe_run
+from vae.training.directory import claimed, describe_run
 from vae.training.fast import Compiled, chosen_form
-from vae.training.log import Log
-from vae.training.settings import Settings, TrainSettings, read_settings
-from vae.training.trainer import Member, Plan, Progress, Trainer, one_by_one
+from vae.training.replicas import Replicated, side_by_side
+from vae.training.session import Session
+from vae.training.settings import Settings, read_settings
+from vae.training.trainer import Stepper, Trainer, one_by_one
 
 
 @dataclass
@@ -83,6 +77,8 @@ def fit(
     if resume and out is None:
         raise UsageError("resume=True goes on with the run in `out`; give that directory")
     settings = _settings_of(model, data, objective, modifiers or {}, train)
+    if settings.train.replicas > 1:
+        raise UsageError("replicas trains models that a config builds; fit trains the one that it is given")
     try:
         run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose)
     except Interrupted as stop:
@@ -143,6 +139,32 @@ def train(
     return run, data
 
 
+def train_together(
+    settings: Settings,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool = True,
+    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
+) -> tuple[list[Run], Data]:
+    """Train `train.replicas` seeds as one program; each run is left in `out/seed_N` as if it had been trained alone.
+
+    UsageError where resumed runs stand at different steps.
+    """
+    first = settings.train.seed
+    seeds = {seed: Path(out) / f"seed_{seed}" for seed in range(first, first + settings.train.replicas)}
+    data = load_data(settings.data)
+    settings = with_likelihood(settings, data.kind)
+    sessions = []
+    for seed, path in seeds.items():
+        own = replace(settings, train=replace(settings.train, seed=seed, replicas=1))
+        sessions.append(Session(own, build_model(own.model, data.shape, seed), data, path))
+    with claimed(Path(out), resume, overwrite):
+        describe_run(Path(out), settings, str(data), sessions[0].device, f"{len(seeds)} seeds as one")
+        return _run(sessions, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe), data
+
+
 def _train(
     settings: Settings,
     model: VAE,
@@ -154,184 +176,77 @@ def _train(
     verbose: bool,
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
 ) -> Run:
-    device = choose_device(settings.train.device, settings.train.precision)
-    dtype = torch.float64 if settings.train.precision == "float64" else torch.float32
-    model.to(device=device, dtype=dtype).train()
-    source = _source(data, model, settings.train, device, dtype)
-    check_batch_norm(model, source.smallest_batch, settings.objective.options["num_samples"])
-    algorithm = replace(build_algorithm(settings, source.num_data, source.num_batches), expand=source.expand)
-    check_objective(algorithm.objective, model)
-    path = None if out is None else Path(out)
-    session = _Session(settings, algorithm, model, source, data, device, path)
+    session = Session(settings, model, data, None if out is None else Path(out))
+    return _run([session], resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)[0]
+
+
+def _run(
+    sessions: Sequence[Session],
+    *,
+    resume: bool,
+    overwrite: bool,
+    verbose: bool,
+    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None,
+) -> list[Run]:
+    """Train the runs of sessions to their end; several step as one."""
+    first, train = sessions[0], sessions[0].settings.train
     with contextlib.ExitStack() as stack:
-        if path is not None:
-            stack.enter_context(claimed(path, resume, overwrite))
-        stack.enter_context(seeded(settings.train.seed, "modules"))
-        stack.enter_context(_float32_products(settings.train.precision))
-        if resume and path is not None:
-            session.resume()
-        session.choose_form()
-        plan, about = session.plan, str(data) if isinstance(data, Data) else "a DataLoader"
-        if not session.progress.finished(plan):  # nothing is left to refuse
-            if path is not None:
-                describe_run(path, settings, about, device, session.algorithm.form)
+        for session in sessions:
+            if session.path is not None:
+                stack.enter_context(claimed(session.path, resume, overwrite))
+        stack.enter_context(seeded(train.seed, "modules"))
+        stack.enter_context(_float32_products(train.precision))
+        for session in sessions:
+            if resume and session.path is not None:
+                session.resume()
+        steps = _steps(sessions)
+        plan, about = first.plan, str(first.data) if isinstance(first.data, Data) else "a DataLoader"
+        if not first.progress.finished(plan):  # nothing is left to refuse
+            for session in sessions:
+                if session.path is not None:
+                    describe_run(session.path, session.settings, about, first.device, session.form())
             if verbose:
                 print(about, file=sys.stderr)
-        steps_before = session.state.step
-        steps = one_by_one(session.algorithm, session.state, source, session.streams, dtype)
-        Trainer(steps, session.state, source, plan, [session.member(observe)], *_words(model), verbose=verbose).run()
-    model.eval()
+        begun = first.state.step
+        members = [session.member(observe) for session in sessions]
+        Trainer(steps, first.state, first.source, plan, members, *_words(first.model), verbose=verbose).run()
+    return [_finished(session, begun) for session in sessions]
+
+
+def _finished(session: Session, begun: int) -> Run:
+    plan, state = session.plan, session.state
     early = plan.patience is not None and session.progress.stale >= plan.patience
-    return Run(model, settings, session.log.lines, path, session.state.step - steps_before, early)
+    model = session.model.eval()
+    return Run(model, session.settings, session.log.lines, session.path, state.step - begun, early)
 
 
-def _source(data: Data | Any, model: VAE, train: TrainSettings, device: torch.device, dtype: torch.dtype) -> Any:
-    """Where minibatches come from, after a look at shape and values."""
-    if not isinstance(data, Data):
-        return Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
-    if data.shape != model.data_shape:
-        raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
-    for split in (data.train, data.validation, data.test):
-        if split is not None:
-            check_support(split, data.name, model)
-    return Resident(data.train, train.batch_size, train.seed, device, dtype)
-
-
-class _Session:
-    """The state of a run and its checkpoints."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        algorithm: AEVB,
-        model: VAE,
-        source: Any,
-        data: Any,
-        device: torch.device,
-        path: Path | None,
-    ) -> None:
-        self.settings = settings
-        self.algorithm: AEVB | Compiled = algorithm
-        self.source, self.data, self.path = source, data, path
-        self.state: State = algorithm.init(model)
-        self.streams = Streams(settings.train.seed, device)
-        train = settings.train
-        self.plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
-        self.progress = Progress()
-        self.recorded_form: str | None = None
-        self.log = Log(None if path is None else path / "metrics.jsonl")
-        self.facts = {
-            "config": plain(settings),
-            "data_shape": list(model.data_shape),
-            "data_sha256": fingerprint(data) if isinstance(data, Data) else None,
-            "threads": torch.get_num_threads(),
-            "data_range": list(data.train.range) if isinstance(data, Data) else None,
-        }
-
-    def member(self, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None) -> Member:
-        data, model = self.data, self.state.model
-        validates = isinstance(data, Data) and data.validation is not None
-        return Member(
-            model,
-            self.progress,
-            self.log,
-            self.save,
-            self.last_good,
-            validate=(lambda: evaluation_line(model, data, "validation")) if validates else None,
-            observe=(lambda: observe(model, data)) if observe is not None else None,
+def _steps(sessions: Sequence[Session]) -> Stepper:
+    """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
+    first, train = sessions[0], sessions[0].settings.train
+    if len({(session.state.step, session.recorded_form) for session in sessions}) > 1:
+        places = ", ".join(f"{session.path} at {session.state.step}" for session in sessions)
+        raise UsageError(
+            f"the runs stopped at different steps ({places}), so they cannot go on as one; go on with each alone: "
+            "train.py --resume DIRECTORY"
         )
-
-    def choose_form(self) -> None:
-        """Compile the steps where it pays, or as the run has begun: bits depend on the form."""
-        steps = self.plan.steps(self.source.num_batches, self.source.num_data)
-        form = self.recorded_form or chosen_form(self.settings.train.compile, self.state.model, steps, self.source)
-        if form == "compiled" and isinstance(self.algorithm, AEVB):
-            self.algorithm = Compiled(self.algorithm, self.source.batch_size)
-
-    def file(self, name: str) -> Path:
-        assert self.path is not None
-        return self.path / "checkpoints" / f"{name}.safetensors"
-
-    def last_good(self) -> str:
-        if self.path is None or not self.file("last").exists():
-            return "there is no checkpoint from before"
-        return f"the last good checkpoint is {self.file('last')}"
-
-    def save(self, name: str) -> None:
-        """Write the whole state as a checkpoint; TrainingFailed instead if a parameter is not finite."""
-        model = self.state.model
-        bad = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
-        if bad is not None:
-            raise TrainingFailed(f"parameter {bad} is not finite after step {self.state.step}; {self.last_good()}")
-        if self.path is None:
-            return
-        optimizer_tensors, optimizer_values = checkpoint.optimizer_state(self.state.optimizer)
-        tensors = {
-            **checkpoint.prefixed("model", model.state_dict()),
-            **checkpoint.prefixed("optimizer", optimizer_tensors),
-            **checkpoint.prefixed("memory", self.state.memory),
-            **checkpoint.prefixed("streams", {**self.streams.state(), **self.source.state()}),
-            **checkpoint.prefixed("sums", self.progress.sums),
-        }
-        progress = {f.name: getattr(self.progress, f.name) for f in fields(Progress) if f.name != "sums"}
-        values = {
-            **self.facts,
-            "form": self.algorithm.form,
-            "step": self.state.step,
-            "optimizer": optimizer_values,
-            "progress": progress,
-        }
-        checkpoint.write(self.file(name), tensors, values)
-
-    def resume(self) -> None:
-        """Take up the state of the last checkpoint, if there is one; else start from the beginning."""
-        path = self.file("last")
-        if not path.exists():
-            self.log.cut_back(0)
-            return
-        tensors, values = checkpoint.read(path, checkpoint.VALUES)
-        checkpoint.load_model(self.state.model, tensors, path)
-        check_same_run(path, values["config"], self.facts["config"])
-        if values["data_sha256"] != self.facts["data_sha256"]:
-            raise CheckpointError(f"{path}: the training data are not those that this run was trained on; restore them")
-        if values["threads"] != self.facts["threads"]:
-            warnings.warn(
-                f"the run was begun with {values['threads']} threads and goes on with {self.facts['threads']}: its "
-                "sums round differently, so it will not end in the same bits",
-                stacklevel=2,
-            )
-        checkpoint.load_optimizer(
-            self.state.optimizer, checkpoint.under("optimizer", tensors), values["optimizer"], path
-        )
-        device = self.streams.device
-        self.state.memory = {k: t.to(device) for k, t in checkpoint.under("memory", tensors).items()}
-        self.state.step = values["step"]
-        self.recorded_form = values["form"]
-        streams = checkpoint.under("streams", tensors)
-        self.streams.restore(streams, self.state.step)
-        self.source.restore(streams)
-        self.progress = Progress(**values["progress"])
-        begun = self.progress.epoch + (self.progress.batch > 0)
-        if self.plan.epochs is not None and self.plan.epochs < begun:
-            raise UsageError(
-                f"train.epochs: {self.plan.epochs}, and the run has begun epoch {begun}; give at least that"
-            )
-        self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
-        self.log.cut_back(self.progress.log_lines)
+    steps = first.plan.steps(first.source.num_batches, first.source.num_data)
+    form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source)
+    compiles = first.source.batch_size if form == "compiled" else None
+    if len(sessions) > 1:
+        together = Replicated(first.algorithm, [session.state for session in sessions], compiles)
+        for k, session in enumerate(sessions):
+            session.form, session.before_save = (lambda: together.form), functools.partial(together.deal, k)
+        sources, streams = [session.source for session in sessions], [session.streams for session in sessions]
+        return side_by_side(together, sources, streams, first.dtype)
+    algorithm = first.algorithm if compiles is None else Compiled(first.algorithm, first.state, compiles)
+    first.form = lambda: algorithm.form
+    return one_by_one(algorithm, first.state, first.source, first.streams, first.dtype)
 
 
 def _words(model: VAE) -> tuple[str, dict[str, str], int]:
     """What the trainer cannot know: which value chooses the best, words for the values, and how many a datum has."""
     labels = {"elbo": "ELBO", "kl": "KL", "log_p_x_given_z": "log p(x|z)", "objective": "objective"}
     return "elbo", labels, math.prod(model.data_shape)
-
-
-def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:
-    """One line of metrics on the ELBO of a split, with KL a dimension and active units.
-
-    Its noise is that of evaluate.py's default seed, whatever the seed of the training.
-    """
-    return evaluate_bound(model, data.evaluation_split(name), name=name).log_line()
 
 
 def warn_of_collapse(active_units: int) -> None:
@@ -344,16 +259,6 @@ def warn_of_collapse(active_units: int) -> None:
             PosteriorCollapse,
             stacklevel=3,
         )
-
-
-def fingerprint(data: Data) -> str:
-    """SHA-256 of all that training and selection see."""
-    digest = hashlib.sha256()
-    for split in (data.train, data.validation):
-        if split is not None:
-            digest.update(f"{tuple(split.x.shape)} {split.scale}".encode())
-            digest.update(split.x.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

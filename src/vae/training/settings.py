@@ -56,6 +56,7 @@ class TrainSettings:
     evaluate_every: Annotated[Count, "epochs between validations, and points of the test curve"] = 1
     patience: Annotated[Count | None, "validations without improvement that stop the run early"] = None
     checkpoint_seconds: Annotated[NonNegative, "an epoch ends with a checkpoint if the last is older"] = 10.0
+    replicas: Annotated[Count, "runs trained as one, of the seeds from `seed` on"] = 1
     seed: Annotated[Index, "of weights, order and noise"] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda where there is one"] = "auto"
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float64"], "auto: float32"] = "auto"
@@ -83,6 +84,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.train.patience is not None and not self.data.validation_size:
             raise ValueError("train.patience stops early by the validation ELBO: set data.validation_size too")
+        if self.train.patience is not None and self.train.replicas > 1:
+            raise ValueError("train.patience stops one run early, and train.replicas trains all to the end: give one")
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
                 f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "

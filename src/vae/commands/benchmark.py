@@ -30,8 +30,8 @@ STAND_IN_SIZE = 50_000  # random images in the place of data that are not at han
 def _parser() -> Parser:
     parser = Parser(
         "benchmark",
-        "Time the training step of a config, beside its floor (its matrix products and convolutions, each alone, and one\n"
-        "pass over what the optimizer updates) and beside a loop as tutorials write it.",
+        "Time the training step of a config, beside its floor (its matrix products and convolutions, each alone, and\n"
+        "one pass over what the optimizer updates) and beside a loop as tutorials write it.",
         "--config configs/mnist_d2.yaml",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config, as train.py takes it")
@@ -63,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, data, stand_in = prepare(args)
     if stand_in:
         print(f"{args.config}: {data.name} is not at hand; {data.rule} stand in for it", file=sys.stderr)
+    settings, data = in_whole_batches(settings, data)
     record = {"config": args.config, **machine(settings)}
     with _float32_products(settings.train.precision):
-        record |= {"growth": growth(settings, data)} if args.growth else measure(*in_whole_batches(settings, data))
+        record |= {"growth": growth(settings, data)} if args.growth else measure(settings, data)
     if args.json:
         print(json.dumps(record, allow_nan=False))
     else:

@@ -99,17 +99,10 @@ def _median_seconds(step: Callable[[], None], device: torch.device) -> float:
 
 def _against_data(settings: Settings, data: Data) -> dict[str, Any]:
     """The time of an epoch, and the peak memory of a process that trains on so many data."""
-    settings, data = in_whole_batches(settings, data)
     size = settings.train.batch_size
     counts = sorted({max(1, round(fraction * len(data.train) / size)) * size for fraction in FRACTIONS})
     times = [_epoch_seconds(settings, replace(data, train=data.train.first(count))) for count in counts]
-    one = replace(data.train.first(1), y=None)
-    one = replace(one, x=one.x.clone(), index=one.index.clone())  # a view would take all the data along
-    small = replace(data, train=one, test=one, validation=None)
-    # A new process each, since the peak of a process never falls.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
-        memory = list(processes.map(_peak_of_training, *zip(*((settings, small, n) for n in counts), strict=True)))
-    return _columns(counts, epoch_s=times, memory_mb=memory)
+    return _columns(counts, epoch_s=times, memory_mb=_peaks(settings, data, counts))
 
 
 def _epoch_seconds(settings: Settings, data: Data) -> float:
@@ -119,11 +112,18 @@ def _epoch_seconds(settings: Settings, data: Data) -> float:
     return batches * seconds_per_call(step, batches, device)
 
 
-def _peak_of_training(settings: Settings, data: Data, count: int) -> float | None:
-    """Peak memory, 10^6 bytes, of this process after a few steps on so many copies of a datum."""
+def _peaks(settings: Settings, data: Data, counts: Sequence[int]) -> list[float | None]:
+    """Peak memory, 10^6 bytes, of training on so many data: in a new process each, since a peak never falls."""
+    one = Split(data.train.x[:1].clone(), None, torch.arange(1), data.train.scale, data.train.dynamic)
+    small = replace(data, train=one, test=one, validation=None)  # what travels to the processes
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+        return list(processes.map(_peak, *zip(*((settings, small, count) for count in counts), strict=True)))
+
+
+def _peak(settings: Settings, data: Data, count: int) -> float | None:
+    """Peak memory of this process after a few steps on so many copies of a datum."""
     x = data.train.x.expand(count, *data.shape).contiguous()
-    copies = Split(x, None, torch.arange(count), data.train.scale, data.train.dynamic)
-    step = library_step(settings, replace(data, train=copies))
+    step = library_step(settings, replace(data, train=replace(data.train, x=x, index=torch.arange(count))))
     for _ in range(3):
         step()
     return peak_memory_mb(choose_device(settings.train.device))

@@ -297,9 +297,9 @@ def table(r: dict[str, Any]) -> str:
         ("floor / step", f"{100 * r['floor_over_step']:.0f} %", ""),
         ("images a second", f"{r['images_per_second']:,.0f}", ""),
         ("tutorial's step", f"{r['tutorial_step_ms']:.2f} ms", quartile(*r["tutorial_step_ms_quartiles"])),
-        ("images a second", f"{r['tutorial_images_per_second']:,.0f}", f"DataLoader over {r['tutorial_images']}"),
+        ("its images a second", f"{r['tutorial_images_per_second']:,.0f}", f"DataLoader over {r['tutorial_images']}"),
         ("times the tutorial", f"{r['times_the_tutorial']:.2f}", "which is eager, float32, its optimizer as it comes"),
         ("peak memory", "-" if peak is None else f"{peak:,.0f} MB", "of the process when it trains, before the rest"),
     ]
-    lines = [f"{name:20}{value:>12}   {words}".rstrip() for name, value, words in rows]
+    lines = [f"{name:22}{value:>10}   {words}".rstrip() for name, value, words in rows]
     return "\n".join([*lines, f"medians of {r['rounds']} rounds in turn: {ours} steps, {theirs} of the tutorial's"])

@@ -1,0 +1,305 @@
+"""benchmark.py: what a training step costs, beside the least that it can cost here and a loop as tutorials write it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae.commands.base import Parser, command, positive
+
+if TYPE_CHECKING:
+    import torch
+
+    from vae.algorithms import State
+    from vae.data import Data
+    from vae.training import Settings
+
+Step = Callable[[], None]
+
+ROUNDS, ROUND_SECONDS = 9, 0.4  # rounds of the two loops in turn, and how long each loop runs in one
+STAND_IN_SIZE = 50_000  # random images in the place of data that are not at hand
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "benchmark",
+        "Time the training step of a config, beside its floor (its matrix products and convolutions, each alone, and\n"
+        "one pass over what the optimizer updates) and beside a loop as tutorials write it.",
+        "--config configs/mnist_d2.yaml",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config, as train.py takes it")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that replace the file's",
+    )
+    parser.add_argument("--batch-size", type=positive, metavar="M", help="short for --set train.batch_size=M")
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="instead: how the cost grows with latents, widths, samples, batch size and data",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Benchmark a config."""
+    args = _parser().parse_args(argv)
+    from vae.commands.growth import growth, growth_table
+    from vae.training.run import _float32_products
+
+    settings, data, stand_in = prepare(args)
+    if stand_in:
+        print(f"{args.config}: {data.name} is not at hand; {data.rule} stand in for it", file=sys.stderr)
+    settings, data = in_whole_batches(settings, data)
+    record = {"config": args.config, **machine(settings)}
+    with _float32_products(settings.train.precision):
+        record |= {"growth": growth(settings, data)} if args.growth else measure(settings, data)
+    if args.json:
+        print(json.dumps(record, allow_nan=False))
+    else:
+        print(heading(record) + "\n" + (growth_table(record["growth"]) if args.growth else table(record)))
+
+
+# ------------------------------------------------------------------------------------- settings, data, machine
+
+
+def prepare(args: Any) -> tuple[Settings, Data, bool]:
+    """The settings of the arguments, the data to step on, and whether these are random ones."""
+    from vae.data import load_data
+    from vae.training import read_settings
+    from vae.training.build import build_algorithm, build_model, check_objective, check_support, resolve
+
+    overrides = [*args.set, *([] if args.batch_size is None else [f"train.batch_size={args.batch_size}"])]
+    settings, shape, kind = resolve(read_settings(args.config, overrides))
+    stand_in = not at_hand(settings)
+    data = random_data(settings, shape, kind) if stand_in else load_data(settings.data)
+    model = build_model(settings.model, shape, settings.train.seed)
+    check_support(data.train, data.name, model)
+    check_objective(build_algorithm(settings, 1, 1).objective, model)
+    return settings, data, stand_in
+
+
+def in_whole_batches(settings: Settings, data: Data) -> tuple[Settings, Data]:
+    """Minibatches no larger than the data, and so many data that all minibatches are of one size."""
+    size = min(settings.train.batch_size, len(data.train))
+    settings = replace(settings, train=replace(settings.train, batch_size=size))
+    return settings, replace(data, train=data.train.first(len(data.train) // size * size))
+
+
+def at_hand(settings: Settings) -> bool:
+    """Whether the files of the data are there; nothing is downloaded. Data of the user's own have to be."""
+    from vae.commands.tutorial import TORCHVISION, torchvision_images
+    from vae.data import DATASETS
+    from vae.data.sets import data_root
+    from vae.errors import DataError
+
+    if settings.data.name in TORCHVISION:
+        return torchvision_images(settings.data) is not None
+    if settings.data.name != "frey_face":
+        return True
+    try:
+        DATASETS["frey_face"](data_root(settings.data.root), 0)
+    except DataError:
+        return False
+    return True
+
+
+def random_data(settings: Settings, shape: tuple[int, ...], kind: Any) -> Data:
+    """Random bytes in the place of a data set of images."""
+    import torch
+
+    from vae.data import Data, Split
+
+    block = settings.data
+    count = block.train_size or STAND_IN_SIZE
+    x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    binary = block.pixels in ("threshold", "static")
+    if binary:
+        x >>= 7
+    train = Split(x, None, torch.arange(count), 1.0 if binary else 255.0, dynamic=block.pixels == "dynamic")
+    return Data(block, shape, kind, f"{count:,} random images of its shape", train, train.first(1))
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """What the numbers depend on beside the code."""
+    import torch
+
+    from vae.training.build import choose_device
+
+    train = settings.train
+    device = choose_device(train.device, train.precision)
+    return {
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": device.type,
+        "precision": "float32" if train.precision == "auto" else train.precision,
+        "batch_size": train.batch_size,
+    }
+
+
+def _processor() -> str:
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The most memory that this process has held so far, in 10^6 bytes; on CUDA, of the device; None if unknown."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():  # of this program alone, where ru_maxrss begins with that of the process that started it
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+# ------------------------------------------------------------------------------------- the steps
+
+
+def plain_step(settings: Settings, data: Data) -> tuple[Step, State]:
+    """The step that is the specification (gather, noise, AEVB.step), and the state that it updates."""
+    import torch
+
+    from vae.data import Resident
+    from vae.randomness import Streams
+    from vae.training.build import build_algorithm, build_model, check_batch_norm, choose_device
+
+    train = settings.train
+    device = choose_device(train.device, train.precision)
+    dtype = torch.float64 if train.precision == "float64" else torch.float32
+    model = build_model(settings.model, data.shape, train.seed).to(device=device, dtype=dtype).train()
+    source = Resident(data.train, train.batch_size, train.seed, device, dtype)
+    check_batch_norm(model, source.smallest_batch, settings.objective.options["num_samples"])
+    algorithm = build_algorithm(settings, source.num_data, source.num_batches)
+    state, streams = algorithm.init(model), Streams(train.seed, device)
+    batches = (batch for epoch in itertools.count() for batch in source.epoch(epoch, 0, streams))
+
+    def step() -> None:
+        batch = next(batches)
+        kind, shape = algorithm.noise(state, len(batch))
+        algorithm.step(state, batch, streams.draw(kind, shape, dtype))
+
+    return step, state
+
+
+def library_step(settings: Settings, data: Data) -> Step:
+    """The next step of training as the library makes it: all that it does from stored bytes to updated parameters."""
+    step, state = plain_step(settings, data)
+    if settings.train.compile == "always":
+        state.model.encoder.compile()
+        state.model.decoder.compile()
+    return step
+
+
+# ------------------------------------------------------------------------------------- measuring
+
+
+def alternate(steps: Sequence[Step], device: torch.device) -> tuple[list[list[float]], list[int]]:
+    """Seconds a step of each loop, one value a round, the loops in turn; and how many steps of each make a round."""
+    from vae.training.roofline import seconds_per_call
+
+    counts = []
+    for step in steps:
+        seconds_per_call(step, 2, device)  # warm
+        counts.append(max(1, math.ceil(ROUND_SECONDS / seconds_per_call(step, 3, device))))
+    rounds = [[seconds_per_call(s, n, device) for s, n in zip(steps, counts, strict=True)] for _ in range(ROUNDS)]
+    return [list(column) for column in zip(*rounds, strict=True)], counts
+
+
+def quartiles(seconds: Sequence[float]) -> list[float]:
+    """First quartile, median and third, in milliseconds."""
+    return [1000 * value for value in statistics.quantiles(seconds, n=4, method="inclusive")]
+
+
+def measure(settings: Settings, data: Data) -> dict[str, Any]:
+    """The step, the tutorial's step and the floor."""
+    from vae.commands.tutorial import tutorial_step
+    from vae.training.build import choose_device
+    from vae.training.roofline import floor
+
+    device, size = choose_device(settings.train.device), settings.train.batch_size
+    step = library_step(settings, data)
+    for _ in range(3):
+        step()
+    memory = peak_memory_mb(device)  # before anything but the training is made
+    tutorial, images = tutorial_step(settings, data)
+    (ours, theirs), counts = alternate([step, tutorial], device)
+    specification, state = plain_step(settings, data)
+    least = floor(specification, state.optimizer, device)
+    (low, median, high), (their_low, their_median, their_high) = quartiles(ours), quartiles(theirs)
+    return {
+        "floor_ms": 1000 * least.seconds,
+        "floor_products_ms": 1000 * least.products_seconds,
+        "floor_memory_ms": 1000 * least.memory_seconds,
+        "products_gflop": least.flops / 1e9,
+        "update_mb": least.bytes / 1e6,
+        "step_ms": median,
+        "step_ms_quartiles": [low, high],
+        "floor_over_step": 1000 * least.seconds / median,
+        "images_per_second": 1000 * size / median,
+        "tutorial_step_ms": their_median,
+        "tutorial_step_ms_quartiles": [their_low, their_high],
+        "tutorial_images_per_second": 1000 * size / their_median,
+        "tutorial_images": images,
+        "times_the_tutorial": their_median / median,
+        "peak_memory_mb": memory,
+        "rounds": ROUNDS,
+        "steps_per_round": counts,
+    }
+
+
+# ------------------------------------------------------------------------------------- printing
+
+
+def heading(record: dict[str, Any]) -> str:
+    """The machine, and what of the config matters."""
+    where = f"{record['processor']}, {record['device']}, {record['threads']} threads, torch {record['torch']}"
+    return f"{where}\n{record['config']}, {record['precision']}, minibatches of {record['batch_size']}"
+
+
+def table(r: dict[str, Any]) -> str:
+    """A measurement for people."""
+    products, memory = r["floor_products_ms"], r["floor_memory_ms"]
+    gflop, megabytes, peak = r["products_gflop"], r["update_mb"], r["peak_memory_mb"]
+    ours, theirs = r["steps_per_round"]
+    quartile = "quartiles {:.2f} to {:.2f} ms".format
+    rows = [
+        ("floor", f"{r['floor_ms']:.2f} ms", "the least that a step can take here"),
+        ("  products", f"{products:.2f} ms", f"{gflop:.3g} Gflop, {1000 * gflop / products:.3g} Gflop/s"),
+        ("  memory", f"{memory:.2f} ms", f"{megabytes:.3g} MB, {megabytes / memory:.3g} GB/s"),
+        ("step", f"{r['step_ms']:.2f} ms", quartile(*r["step_ms_quartiles"])),
+        ("floor / step", f"{100 * r['floor_over_step']:.0f} %", ""),
+        ("images a second", f"{r['images_per_second']:,.0f}", ""),
+        ("tutorial's step", f"{r['tutorial_step_ms']:.2f} ms", quartile(*r["tutorial_step_ms_quartiles"])),
+        ("its images a second", f"{r['tutorial_images_per_second']:,.0f}", f"DataLoader over {r['tutorial_images']}"),
+        ("times the tutorial", f"{r['times_the_tutorial']:.2f}", "which is eager, float32, its optimizer as it comes"),
+        ("peak memory", "-" if peak is None else f"{peak:,.0f} MB", "of the process when it trains, before the rest"),
+    ]
+    lines = [f"{name:22}{value:>10}   {words}".rstrip() for name, value, words in rows]
+    return "\n".join([*lines, f"medians of {r['rounds']} rounds in turn: {ours} steps, {theirs} of the tutorial's"])

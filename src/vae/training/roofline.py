@@ -1,0 +1,197 @@
+"""The least time of a training step on this machine: its products, each alone, and one pass over what it updates.
+
+A step of any implementation multiplies the same matrices and updates the same parameters. So the products of one plain
+step are recorded, and each is timed alone on operands of its own shapes, in whichever of the usual layouts is faster;
+what the optimizer has to move is timed as one pass over as many bytes. Their sum leaves out all that could be fused,
+overlapped or skipped: activations, sums of biases, the likelihood, noise, the gathering of data. Nothing is assumed of
+the machine: the peak is its own, measured shape by shape.
+"""
+
+import functools
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+# Products that write into a tensor of the caller's, by the bindings of least overhead; others allocate their result.
+INTO: dict[Any, Callable[..., Tensor]] = {
+    aten.mm: torch.mm,
+    aten.addmm: torch.addmm,
+    aten.bmm: torch.bmm,
+    aten.baddbmm: torch.baddbmm,
+}
+MEDIANS, TIMINGS = 5, 5  # the best of so many medians of so many timings
+SHORTEST = 2e-4  # seconds; what is shorter is repeated within a timing
+
+# ------------------------------------------------------------------------------------- what a step multiplies
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What the time of a product depends on in a tensor."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def fresh(self, device: torch.device) -> Tensor:
+        """A tensor of this kind, of random numbers, in memory that has been touched."""
+        size = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        return torch.randn(max(1, size), device=device).to(self.dtype).as_strided(self.shape, self.stride)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product or convolution: its operation, its arguments with operands for tensors, and its flops."""
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    result: Any
+    flops: int
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of its tensors, in the order of the arguments."""
+        return tuple(a.shape for a in self.args if isinstance(a, Operand))
+
+
+def record(step: Callable[[], Any]) -> Counter[Product]:
+    """The products of a step, forward and backward, and how often each occurs; the step is made."""
+    with _Recorder() as recorder:
+        step()
+    return recorder.products
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes each product that is dispatched: what torch counts flops of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: Counter[Product] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            flops = count(*args, **kwargs, out_val=result)
+            if func.overloadpacket is aten.convolution_backward:  # without the bias, whose gradient is a sum
+                args = (*args[:-1], (*args[-1][:2], False))
+            named = tuple((name, _described(value)) for name, value in kwargs.items())
+            self.products[Product(func, _described(args), named, _described(result), flops)] += 1
+        return result
+
+
+def _described(value: Any) -> Any:
+    """A value as something to compare and to count: tensors as operands, lists as tuples."""
+    if isinstance(value, Tensor):
+        return Operand(tuple(value.shape), value.stride(), value.dtype)
+    return tuple(map(_described, value)) if isinstance(value, list | tuple) else value
+
+
+# ------------------------------------------------------------------------------------- how long that takes
+
+
+def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Seconds a call, over so many calls in sequence; on CUDA, of the device."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000 / repeats
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - began) / repeats
+
+
+def best_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds a call, warm: the best of several medians, since other programs only ever add to it."""
+    seconds_per_call(call, 2, device)
+    repeats = math.ceil(SHORTEST / seconds_per_call(call, 3, device))
+    timings = ([seconds_per_call(call, repeats, device) for _ in range(TIMINGS)] for _ in range(MEDIANS))
+    return min(map(statistics.median, timings))
+
+
+def product_seconds(product: Product, device: torch.device) -> float:
+    """Seconds of a product alone, as recorded or, if that is faster, with its images channels last."""
+    layouts = [False, True] if any(len(shape) == 4 for shape in product.shapes) else [False]
+    return min(best_seconds(_call(product, device, channels_last), device) for channels_last in layouts)
+
+
+def _call(product: Product, device: torch.device, channels_last: bool) -> Callable[[], Any]:
+    """The product on fresh operands, as a call without arguments; its result is allocated once where that can be."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Operand):
+            tensor = value.fresh(device)
+            moved = channels_last and tensor.ndim == 4
+            return tensor.contiguous(memory_format=torch.channels_last) if moved else tensor
+        return list(map(filled, value)) if isinstance(value, tuple) else value
+
+    args, kwargs = map(filled, product.args), {name: filled(value) for name, value in product.kwargs}
+    into = INTO.get(product.operation.overloadpacket)
+    if into is not None:
+        return functools.partial(into, *args, out=filled(product.result), **kwargs)
+    return functools.partial(product.operation, *args, **kwargs)
+
+
+# ------------------------------------------------------------------------------------- what it moves, and the sum
+
+
+def update_bytes(optimizer: Optimizer) -> int:
+    """Bytes that an update moves at least: parameters and optimizer state read and written, gradients read."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    states = [s for p in parameters for s in optimizer.state[p].values() if isinstance(s, Tensor)]
+    return 2 * sum(t.nbytes for t in (*parameters, *states)) + sum(p.grad.nbytes for p in parameters)
+
+
+def pass_seconds(count: int, device: torch.device) -> float:
+    """Seconds to move so many bytes, half read and half written back in their place, warm.
+
+    In place as an update is, and no larger, since what fits into a cache stays there between steps. A copy would also
+    fetch the lines that it overwrites, and takes longer for the same bytes than the update itself.
+    """
+    return best_seconds(torch.ones(max(1, count // 8), device=device).neg_, device)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time of a step, in seconds: products and memory, with the flops and bytes behind them."""
+
+    products_seconds: float
+    memory_seconds: float
+    flops: int
+    bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Products, and then memory."""
+        return self.products_seconds + self.memory_seconds
+
+
+def floor(step: Callable[[], Any], optimizer: Optimizer, device: torch.device) -> Floor:
+    """The floor of a step that updates by an optimizer; the step is made once."""
+    products = record(step)
+    moved = update_bytes(optimizer)
+    return Floor(
+        sum(count * product_seconds(product, device) for product, count in products.items()),
+        pass_seconds(moved, device),
+        sum(count * product.flops for product, count in products.items()),
+        moved,
+    )

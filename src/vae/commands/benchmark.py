@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vae.algorithms import State
     from vae.data import Data
     from vae.training import Settings
+    from vae.training.session import Session
+    from vae.training.trainer import Stepper
 
 Step = Callable[[], None]
 
@@ -58,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Benchmark a config."""
     args = _parser().parse_args(argv)
     from vae.commands.growth import growth, growth_table
-    from vae.training.run import _float32_products
+    from vae.training.run import float32_products
 
     settings, data, stand_in = prepare(args)
     if stand_in:
         print(f"{args.config}: {data.name} is not at hand; {data.rule} stand in for it", file=sys.stderr)
     settings, data = in_whole_batches(settings, data)
     record = {"config": args.config, **machine(settings)}
-    with _float32_products(settings.train.precision):
+    with float32_products(settings.train.precision):
         record |= {"growth": growth(settings, data)} if args.growth else measure(settings, data)
     if args.json:
         print(json.dumps(record, allow_nan=False))
@@ -184,37 +186,34 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
 def plain_step(settings: Settings, data: Data) -> tuple[Step, State]:
     """The step that is the specification (gather, noise, AEVB.step), and the state that it updates."""
-    import torch
+    from vae.training.trainer import one_by_one
 
-    from vae.data import Resident
-    from vae.randomness import Streams
-    from vae.training.build import build_algorithm, build_model, check_batch_norm, choose_device
+    session = _session(settings, data)
+    steps = one_by_one(session.algorithm, session.state, session.source, session.streams, session.dtype)
+    return _next_of(steps), session.state
+
+
+def library_step(settings: Settings, data: Data) -> tuple[Step, Callable[[], str]]:
+    """The next step of training as a long run makes it, from stored bytes to updated parameters; and its form."""
+    from vae.training.run import stepper
 
     train = settings.train
-    device = choose_device(train.device, train.precision)
-    dtype = torch.float64 if train.precision == "float64" else torch.float32
-    model = build_model(settings.model, data.shape, train.seed).to(device=device, dtype=dtype).train()
-    source = Resident(data.train, train.batch_size, train.seed, device, dtype)
-    check_batch_norm(model, source.smallest_batch, settings.objective.options["num_samples"])
-    algorithm = build_algorithm(settings, source.num_data, source.num_batches)
-    state, streams = algorithm.init(model), Streams(train.seed, device)
-    batches = (batch for epoch in itertools.count() for batch in source.epoch(epoch, 0, streams))
-
-    def step() -> None:
-        batch = next(batches)
-        kind, shape = algorithm.noise(state, len(batch))
-        algorithm.step(state, batch, streams.draw(kind, shape, dtype))
-
-    return step, state
+    compiles = "always" if train.compile == "auto" else train.compile
+    session = _session(replace(settings, train=replace(train, compile=compiles)), data)
+    return _next_of(stepper([session])), lambda: session.form()
 
 
-def library_step(settings: Settings, data: Data) -> Step:
-    """The next step of training as the library makes it: all that it does from stored bytes to updated parameters."""
-    step, state = plain_step(settings, data)
-    if settings.train.compile == "always":
-        state.model.encoder.compile()
-        state.model.decoder.compile()
-    return step
+def _session(settings: Settings, data: Data) -> Session:
+    from vae.training.build import build_model
+    from vae.training.session import Session
+
+    return Session(settings, build_model(settings.model, data.shape, settings.train.seed), data, None)
+
+
+def _next_of(steps: Stepper) -> Step:
+    """A call that makes the next step, epoch after epoch."""
+    endless = (done for epoch in itertools.count() for done in steps(epoch, 0))
+    return lambda: next(endless) and None
 
 
 # ------------------------------------------------------------------------------------- measuring
@@ -244,7 +243,7 @@ def measure(settings: Settings, data: Data) -> dict[str, Any]:
     from vae.training.roofline import floor
 
     device, size = choose_device(settings.train.device), settings.train.batch_size
-    step = library_step(settings, data)
+    step, form = library_step(settings, data)
     for _ in range(3):
         step()
     memory = peak_memory_mb(device)  # before anything but the training is made
@@ -254,6 +253,7 @@ def measure(settings: Settings, data: Data) -> dict[str, Any]:
     least = floor(specification, state.optimizer, device)
     (low, median, high), (their_low, their_median, their_high) = quartiles(ours), quartiles(theirs)
     return {
+        "steps": form(),
         "floor_ms": 1000 * least.seconds,
         "floor_products_ms": 1000 * least.products_seconds,
         "floor_memory_ms": 1000 * least.memory_seconds,
@@ -293,7 +293,7 @@ def table(r: dict[str, Any]) -> str:
         ("floor", f"{r['floor_ms']:.2f} ms", "the least that a step can take here"),
         ("  products", f"{products:.2f} ms", f"{gflop:.3g} Gflop, {1000 * gflop / products:.3g} Gflop/s"),
         ("  memory", f"{memory:.2f} ms", f"{megabytes:.3g} MB, {megabytes / memory:.3g} GB/s"),
-        ("step", f"{r['step_ms']:.2f} ms", quartile(*r["step_ms_quartiles"])),
+        ("step", f"{r['step_ms']:.2f} ms", f"{r['steps']}; {quartile(*r['step_ms_quartiles'])}"),
         ("floor / step", f"{100 * r['floor_over_step']:.0f} %", ""),
         ("images a second", f"{r['images_per_second']:,.0f}", ""),
         ("tutorial's step", f"{r['tutorial_step_ms']:.2f} ms", quartile(*r["tutorial_step_ms_quartiles"])),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vae.commands.benchmark import in_whole_batches, library_step, peak_memory_mb
+from vae.commands.benchmark import in_whole_batches, peak_memory_mb, plain_step
 from vae.data import Data, Split
 from vae.errors import ConfigError
 from vae.schema import Part
@@ -83,7 +83,7 @@ def _against(cases: Cases, data: Data) -> dict[str, Any]:
         if settings.train.batch_size > len(data.train):
             continue
         try:
-            step = library_step(*in_whole_batches(settings, data))
+            step = plain_step(*in_whole_batches(settings, data))[0]
         except ConfigError:  # a size that the objective cannot have: one sample, where its baseline needs others
             continue
         sizes.append(size)
@@ -106,7 +106,7 @@ def _against_data(settings: Settings, data: Data) -> dict[str, Any]:
 
 
 def _epoch_seconds(settings: Settings, data: Data) -> float:
-    device, step = choose_device(settings.train.device), library_step(settings, data)
+    device, (step, _) = choose_device(settings.train.device), plain_step(settings, data)
     seconds_per_call(step, 2, device)  # warm
     batches = len(data.train) // settings.train.batch_size
     return batches * seconds_per_call(step, batches, device)
@@ -123,7 +123,7 @@ def _peaks(settings: Settings, data: Data, counts: Sequence[int]) -> list[float 
 def _peak(settings: Settings, data: Data, count: int) -> float | None:
     """Peak memory of this process after a few steps on so many copies of a datum."""
     x = data.train.x.expand(count, *data.shape).contiguous()
-    step = library_step(settings, replace(data, train=replace(data.train, x=x, index=torch.arange(count))))
+    step, _ = plain_step(settings, replace(data, train=replace(data.train, x=x, index=torch.arange(count))))
     for _ in range(3):
         step()
     return peak_memory_mb(choose_device(settings.train.device))

@@ -4,6 +4,7 @@ The plain step of `vae.algorithms.AEVB` is the specification. Here its mathemati
 made a function of tensors alone, whose derivative is then compiled (`Compiled`) or mapped over many runs (replicas).
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -162,6 +163,7 @@ def program(function: Callable[..., Any], given: Sequence[Any]) -> Callable[...,
     needs none of the checks by which compiled Python guards against changes of what it has read (they cost a tenth of
     a step).
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it tells of a missing CUDA on any CPU
     graph = make_fx(function)(*given)
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "fallback_random": True}
     compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=options)

@@ -195,11 +195,11 @@ def _run(
             if session.path is not None:
                 stack.enter_context(claimed(session.path, resume, overwrite))
         stack.enter_context(seeded(train.seed, "modules"))
-        stack.enter_context(_float32_products(train.precision))
+        stack.enter_context(float32_products(train.precision))
         for session in sessions:
             if resume and session.path is not None:
                 session.resume()
-        steps = _steps(sessions)
+        steps = stepper(sessions)
         plan, about = first.plan, str(first.data) if isinstance(first.data, Data) else "a DataLoader"
         if not first.progress.finished(plan):  # nothing is left to refuse
             for session in sessions:
@@ -220,7 +220,7 @@ def _finished(session: Session, begun: int) -> Run:
     return Run(model, session.settings, session.log.lines, session.path, state.step - begun, early)
 
 
-def _steps(sessions: Sequence[Session]) -> Stepper:
+def stepper(sessions: Sequence[Session]) -> Stepper:
     """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
     first, train = sessions[0], sessions[0].settings.train
     if len({(session.state.step, session.recorded_form) for session in sessions}) > 1:
@@ -262,7 +262,7 @@ def warn_of_collapse(active_units: int) -> None:
 
 
 @contextlib.contextmanager
-def _float32_products(precision: str) -> Iterator[None]:
+def float32_products(precision: str) -> Iterator[None]:
     """TF32 products and convolutions on CUDA where asked for; true float32 ones otherwise."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -392,7 +392,7 @@ def kind_of(*splits: Split) -> Kind:
         return "binary"
     if all(s.scale != 1 for s in splits):  # bytes: grey levels
         return "grey"
-    if all(SUPPORTS["binary"](s.x) for s in splits):
+    if all(SUPPORTS["binary"](s.values if s.x.dtype == torch.uint8 else s.x) for s in splits):
         return "binary"
     if all(SUPPORTS["unit_interval"](s.images(dtype=torch.float64)) for s in splits):
         return "grey"

@@ -14,12 +14,11 @@ import pytest
 import torch
 
 import vae
-from vae.algorithms import AEVB
 from vae.errors import TrainingFailed
 from vae.randomness import Streams
 from vae.training import fast, read_settings
 from vae.training.build import build_algorithm, build_model, resolve
-from vae.training.fast import Compiled
+from vae.training.fast import functional
 from vae.training.opened import open_run
 from vae.training.run import train
 
@@ -88,8 +87,9 @@ def steps_of(settings, shape, kind, form, dtype, count):
     generator = torch.Generator().manual_seed(2)
     for _ in range(count):
         batch = torch.randint(0, 17, (M, *shape), dtype=torch.uint8, generator=generator)
-        noise, noise_shape = algorithm.noise(state, M)
-        _, info = algorithm.step(state, batch, streams.draw(noise, noise_shape, dtype))
+        noise, noise_shape = plain.noise(state, M)
+        given = batch, streams.draw(noise, noise_shape, dtype)
+        info = algorithm.step(*given) if form is compiled else algorithm.step(state, *given)[1]
         yield dict(model.named_parameters()), dict(model.named_buffers()), info.sums
     assert algorithm.form == ("plain" if form is not compiled else "compiled")
 
@@ -99,7 +99,7 @@ def as_it_is(plain, state):
 
 
 def compiled(plain, state):
-    return Compiled(plain, state, M)
+    return functional(plain, state, M)
 
 
 def before_normalisation(model):
@@ -198,7 +198,7 @@ def test_what_cannot_be_compiled_runs_plain_after_one_line(monkeypatch, tmp_path
         warnings.simplefilter("always")
         train(read_settings(config()), tmp_path / "fallen", verbose=False)
     said = [str(w.message) for w in caught if "compiled" in str(w.message)]
-    assert said == ["the step runs as it is, for it cannot be compiled: no C++ compiler"]
+    assert said == ["the step is not compiled, as that fails: no C++ compiler"]
     train(read_settings(config(train={"compile": "never"})), tmp_path / "plain", verbose=False)
     ends = [open_run(tmp_path / name, which="last").model.state_dict() for name in ("fallen", "plain")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -209,24 +209,23 @@ def test_a_compiled_step_that_is_not_finite_changes_nothing():
     model = build_model(settings.model, shape, 0).train()
     plain = build_algorithm(settings, 200, 10)
     state = plain.init(model)
-    algorithm = Compiled(plain, state, M)
-    algorithm.step(state, torch.ones(M, *shape), torch.zeros(1, M, 3))
+    algorithm = functional(plain, state, M)
+    algorithm.step(torch.ones(M, *shape), torch.zeros(1, M, 3))
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(TrainingFailed, match="log_p_x_given_z is not finite at step 2"):
-        algorithm.step(state, torch.full((M, *shape), float("nan")), torch.zeros(1, M, 3))
+        algorithm.step(torch.full((M, *shape), float("nan")), torch.zeros(1, M, 3))
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
-def test_other_sizes_take_the_plain_step(monkeypatch):
+def test_other_sizes_are_not_compiled(monkeypatch):
     settings, shape, _ = settings_of({})
     plain = build_algorithm(settings, 200, 10)
     state = plain.init(build_model(settings.model, shape, 0).train())
-    algorithm = Compiled(plain, state, M)
-    sizes, real = [], AEVB.step
-    monkeypatch.setattr(
-        AEVB, "step", lambda self, s, batch, noise: (sizes.append(len(batch)), real(self, s, batch, noise))[1]
-    )
+    algorithm = functional(plain, state, M)
+    sizes, real = [], fast.program
+    monkeypatch.setattr(fast, "program", lambda f, given: (sizes.append(len(given[2])), f)[1])
     for size in (M, 2, M):
-        algorithm.step(state, torch.ones(size, *shape), torch.zeros(1, size, 3))
-    assert sizes == [2]
+        algorithm.step(torch.ones(size, *shape), torch.zeros(1, size, 3))
+    assert sizes == [M]
+    assert real is not fast.program
     assert state.step == 3

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from vae.errors import ConfigError
 from vae.schema import Count, NonNegative, Positive
 
-# Switches of how an optimizer computes, not of what: the library sets `fused` itself.
-_HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
+# Switches of how an optimizer computes, not of what: the library sets `fused` itself, and checkpoints leave them out.
+HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
 
 
 class OptimizerRow:
@@ -26,7 +26,7 @@ class OptimizerRow:
         defaults = {
             p.name: p.default
             for p in list(inspect.signature(cls).parameters.values())[1:]
-            if p.name not in _HOW and _is_number(p.default)
+            if p.name not in HOW and _is_number(p.default)
         }
         self.option_types = {name: _type(name, default) for name, default in defaults.items()}
         self.__signature__ = inspect.Signature(

@@ -45,6 +45,11 @@ class Resident:
         stored = self.x.index_select(0, rows)
         return draw(expand(stored, self.scale, self.dtype), streams.pixels) if self.dynamic else stored
 
+    def example(self) -> Tensor:
+        """A minibatch to try a program on: full size, as stored."""
+        shape, dtype = (self.batch_size, *self.x.shape[1:]), self.dtype if self.dynamic else self.x.dtype
+        return torch.zeros(shape, dtype=dtype, device=self.x.device)
+
     def expand(self, stored: Tensor) -> Tensor:
         """A minibatch as images of the dtype; done within the step, so that a compiled one reads bytes."""
         return stored if self.dynamic else expand(stored, self.scale, self.dtype)
@@ -97,6 +102,10 @@ class Loader:
                     f"{support.words}"
                 )
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
+
+    def example(self) -> Tensor:
+        """A minibatch to try a program on."""
+        return torch.zeros((self.batch_size or 2, *self.shape), dtype=self.dtype, device=self.device)
 
     def expand(self, stored: Tensor) -> Tensor:
         """Nothing is left to do."""

@@ -19,6 +19,7 @@ from safetensors.torch import save as _save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vae.algorithms.optimizers import HOW
 from vae.errors import CheckpointError
 
 FORMAT = 2
@@ -140,7 +141,12 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
     for index, state in whole["state"].items():
         for name, value in state.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
-    return tensors, {"param_groups": whole["param_groups"], "numbers": numbers}
+    groups = [{k: _number(v) for k, v in g.items() if k not in HOW} for g in whole["param_groups"]]
+    return tensors, {"param_groups": groups, "numbers": numbers}
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value  # a learning rate that a captured step reads
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], path: Path) -> None:
@@ -152,7 +158,11 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dic
     for key, value in [*tensors.items(), *values["numbers"].items()]:
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in values["param_groups"]]
+    how = [{key: group[key] for key in HOW & group.keys()} for group in optimizer.param_groups]
+    groups = [
+        {**here, **{k: tuple(v) if k == "betas" else v for k, v in g.items()}}
+        for g, here in zip(values["param_groups"], how, strict=False)
+    ]
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, KeyError) as error:

@@ -1,25 +1,28 @@
 """Fast forms of a training step: transformations of one pure function, the gradient of what AEVB maximises.
 
 The plain step of `vae.algorithms.AEVB` is the specification. Here its mathematics (`AEVB.values`, the only copy) is
-made a function of tensors alone, whose derivative is then compiled (`Compiled`) or mapped over many runs (replicas).
+made a function of tensors alone, whose derivative is compiled (`Program`), mapped over many runs (replicas), or kept on
+the device (captured).
 """
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import Optimizer
 
 from vae.algorithms import AEVB, Info, State, check_finite
-from vae.distributions import Noise
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import Memory
+from vae.randomness import Streams, seeded
 from vae.schema import describe
+from vae.training.trainer import Stepper, Steps
 
 
 class Gradient(NamedTuple):
@@ -78,11 +81,13 @@ def chosen_form(setting: str, model: VAE, steps: int, source: Any) -> str:
     Compiling takes seconds and saves about a millisecond a step. It is left to `always` where a network is the user's
     own, which may not bear being traced.
     """
-    own = any(
-        describe(part, table).name == "module" for part, table in ((model.encoder, ENCODERS), (model.decoder, DECODERS))
-    )
-    pays = setting == "always" or (setting == "auto" and steps >= STEPS_THAT_PAY and not own)
+    pays = setting == "always" or (setting == "auto" and steps >= STEPS_THAT_PAY and is_our_own(model))
     return "compiled" if pays and source.batch_size is not None else "plain"
+
+
+def is_our_own(model: VAE) -> bool:
+    """Whether both networks are the library's."""
+    return "module" not in (describe(model.encoder, ENCODERS).name, describe(model.decoder, DECODERS).name)
 
 
 class Program:
@@ -102,58 +107,133 @@ class Program:
 
     def __call__(self, batch_size: int, *given: Any) -> Gradient:
         """The gradient at these parameters, buffers, batch, noise, memory and step."""
-        compiled = self.ready(batch_size, *given)
         with torch.no_grad():
-            return self.gradient(*given) if compiled is None else compiled(*given)
+            return self._function(batch_size, given)(*given)
 
-    def ready(self, batch_size: int, *given: Any) -> Callable[..., Gradient] | None:
-        """The compiled function where there is to be one, else None."""
+    def _function(self, batch_size: int, given: Sequence[Any]) -> Callable[..., Gradient]:
         if batch_size != self.compiles:
-            return None
+            return self.gradient
         kind = tuple(given[-2])
         if kind not in self._compiled:
             try:
                 self._compiled[kind] = program(self.gradient, given)
             except Exception as error:  # whatever a compiler, or a user's own module, may raise
                 self.compiles = None
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                warnings.warn(f"the step runs as it is, for it cannot be compiled: {reason[0]}", stacklevel=2)
-        return self._compiled.get(kind)
+                warnings.warn(f"the step is not compiled, as that fails: {one_line(error)}", stacklevel=2)
+        return self._compiled.get(kind, self.gradient)
 
 
-class Compiled:
-    """AEVB with the gradient of a minibatch of `batch_size` compiled; one of another size takes the plain step."""
+class Functional:
+    """AEVB by a pure gradient: `step` as the plain form's, up to rounding, on all the tensors that it updates.
 
-    def __init__(self, plain: AEVB, state: State, batch_size: int) -> None:
-        self.plain = plain
-        self.program = Program(pure_gradient(plain, state.model), batch_size)
+    `states` are those of one run; of several, whose parameters are stacked, in `replicas.Replicated`.
+    """
+
+    def __init__(
+        self,
+        plain: AEVB,
+        states: Sequence[State],
+        parameters: list[nn.Parameter],
+        buffers: list[Tensor],
+        optimizer: Optimizer,
+        gradient: Callable[..., Gradient],
+        compiles: int | None,
+    ) -> None:
+        self.plain, self.states, self.parameters, self.buffers = plain, list(states), parameters, buffers
+        self.optimizer, self.program = optimizer, Program(gradient, compiles)
+        self.memory: Memory = dict(states[0].memory)
+        self.checks: list[Callable[[], None]] = []  # what has to be fine before a checkpoint
 
     @property
     def form(self) -> str:
         """What the steps are."""
         return self.program.form
 
-    def noise(self, state: State, batch_size: int) -> Noise:
-        """As the plain form."""
-        return self.plain.noise(state, batch_size)
-
-    def step(self, state: State, batch: Tensor, noise: Tensor) -> tuple[State, Info]:
-        """As the plain form, up to rounding."""
-        parameters, buffers = list(state.model.parameters()), list(state.model.buffers())
-        given = [p.detach() for p in parameters], buffers, batch, noise, state.memory, torch.tensor(state.step)
-        compiled = self.program.ready(len(batch), *given)
-        if compiled is None:
-            return self.plain.step(state, batch, noise)
+    def step(self, batch: Tensor, noise: Tensor) -> Info:
+        """Ascend the objective on a minibatch of stored pixels; TrainingFailed where it is not finite."""
+        parameters, number = [p.detach() for p in self.parameters], self.states[0].step
+        step = torch.tensor(number, device=batch.device)
+        gradient = self.program(self.size_of(batch), parameters, self.buffers, batch, noise, self.memory, step)
         with torch.no_grad():
-            gradient = compiled(*given)
-            for buffer, after in zip(buffers, gradient.buffers, strict=True):
+            for buffer, after in zip(self.buffers, gradient.buffers, strict=True):
                 buffer.copy_(after)
-        for parameter, derivative in zip(parameters, gradient.parameters, strict=True):
+        for parameter, derivative in zip(self.parameters, gradient.parameters, strict=True):
             parameter.grad = derivative
-        info = Info.of(gradient.sums)
-        check_finite(state, info)
-        self.plain.update(state, gradient.memory)
-        return state, info
+        self.check(gradient.sums)
+        if self.plain.clip_grad_norm is not None:
+            self.clip(self.plain.clip_grad_norm)
+        self.plain.schedule_rate(self.optimizer, number)
+        self.optimizer.step()
+        self.memory = gradient.memory
+        self.count(1)
+        return Info.of(gradient.sums)
+
+    def try_on(self, batch: Tensor) -> str | None:
+        """Take the gradient of a minibatch, or compile it, and forget it; why that cannot be done, in a line."""
+        shape = self.plain.noise(self.states[0], self.size_of(batch)).shape
+        runs = batch.shape[:1] if len(self.states) > 1 else ()
+        noise = torch.full((*runs, *shape), 0.5).to(self.parameters[0])
+        step = torch.tensor(0, device=batch.device)
+        given = [p.detach() for p in self.parameters], self.buffers, batch, noise, self.memory, step
+        try:
+            with seeded(0, "trial"):  # a user's own module may draw
+                self.program(self.size_of(batch), *given)
+        except Exception as error:  # whatever a user's own module may raise
+            return one_line(error)
+        return None
+
+    def size_of(self, batch: Tensor) -> int:
+        """M."""
+        return len(batch)
+
+    def check(self, sums: dict[str, Tensor]) -> None:
+        """TrainingFailed where what was maximised is not finite."""
+        check_finite(self.states[0], Info.of(sums))
+
+    def clip(self, largest: float) -> None:
+        """Scale the gradient down to a norm."""
+        nn.utils.clip_grad_norm_(self.parameters, largest)
+
+    def count(self, steps: int) -> None:
+        """Let the states know of steps that were made."""
+        self.states[0].memory, self.states[0].step = self.memory, self.states[0].step + steps
+
+    def before_save(self, k: int) -> None:
+        """Bring the state of run k up to date; TrainingFailed where a step has failed."""
+        for check in self.checks:
+            check()
+
+
+def functional(plain: AEVB, state: State, compiles: int | None) -> Functional:
+    """The form of one run."""
+    model = state.model
+    gradient = pure_gradient(plain, model)
+    return Functional(
+        plain, [state], list(model.parameters()), list(model.buffers()), state.optimizer, gradient, compiles
+    )
+
+
+def in_turn(form: Functional, sources: Sequence[Any], streams: Sequence[Streams], dtype: torch.dtype) -> Stepper:
+    """The way through an epoch by a functional form: minibatches, their noise, a step, a report.
+
+    Runs that are trained together have each its own order, noise and pixels.
+    """
+    together = len(form.states) > 1
+
+    def steps(epoch: int, start: int, left: int | None = None) -> Iterator[Steps]:
+        for batches in zip(*(s.epoch(epoch, start, own) for s, own in zip(sources, streams, strict=True)), strict=True):
+            size = len(batches[0])
+            kind, shape = form.plain.noise(form.states[0], size)
+            noise = [own.draw(kind, shape, dtype) for own in streams]
+            info = form.step(torch.stack(batches), torch.stack(noise)) if together else form.step(batches[0], noise[0])
+            yield Steps(1, size, info.sums)
+
+    return steps
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def program(function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:

@@ -5,90 +5,61 @@ Each run's model, optimizer state and log stay its own, as views of the stacked 
 and figures know nothing of it.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vae.algorithms import AEVB, Info, State, check_finite
-from vae.distributions import Noise
 from vae.errors import ConfigError
-from vae.randomness import Streams
-from vae.training.fast import Gradient, Program, pure_gradient
-from vae.training.trainer import Stepper, Steps
+from vae.training.fast import Functional, pure_gradient
 
 _COUNTS = {"step", "mu_product", "eta", "mu"}  # what optimizers keep as one number for a whole tensor
 
 
-class Replicated:
-    """AEVB on R states at once; `step` takes minibatches (R, M, *data_shape) and noise (R, L, M, J).
+class Replicated(Functional):
+    """AEVB on R states at once; `step` takes minibatches (R, M, *data_shape) and noise (R, L, M, J), and sums are (R,).
 
     The states' parameters, buffers and optimizer states become views of stacked tensors. ConfigError where an optimizer
     looks at a tensor as a whole, which stacking would change.
     """
 
     def __init__(self, plain: AEVB, states: Sequence[State], compiles: int | None = None) -> None:
-        self.plain, self.states = plain, list(states)
         models = [state.model for state in states]
         if any(isinstance(state.optimizer, torch.optim.Adafactor) for state in states):
             raise ConfigError("train.replicas: adafactor scales its steps by whole tensors; train its seeds one by one")
-        self.parameters = [
-            nn.Parameter(_stacked(tensors)) for tensors in zip(*(m.parameters() for m in models), strict=True)
-        ]
-        self.buffers = [_stacked(tensors) for tensors in zip(*(m.buffers() for m in models), strict=True)]
-        self.optimizer = plain.init_optimizer(self.parameters)
-        self._gather_optimizers()
-        self.memory = {
-            name: torch.stack([state.memory[name] for state in states]) for name in states[0].memory
-        }  # (R,) each
+        parameters = [nn.Parameter(_stacked(of)) for of in zip(*(m.parameters() for m in models), strict=True)]
+        buffers = [_stacked(of) for of in zip(*(m.buffers() for m in models), strict=True)]
         gradient = torch.vmap(pure_gradient(plain, models[0]), in_dims=(0, 0, 0, 0, 0, None))
-        self.program: Program = Program(gradient, compiles)
+        optimizer = plain.init_optimizer(parameters)
+        super().__init__(plain, states, parameters, buffers, optimizer, gradient, compiles)
+        self.memory = {name: torch.stack([s.memory[name] for s in states]) for name in states[0].memory}  # (R,) each
+        self._gather_optimizers()
 
-    @property
-    def form(self) -> str:
-        """What the steps are."""
-        return self.program.form
+    def size_of(self, batch: Tensor) -> int:
+        """M."""
+        return batch.shape[1]
 
-    def noise(self, batch_size: int) -> Noise:
-        """What one replica needs as noise."""
-        return self.plain.noise(self.states[0], batch_size)
-
-    def step(self, batch: Tensor, noise: Tensor) -> Info:
-        """Ascend every replica's objective on its own minibatch; sums are (R,). TrainingFailed as for one run."""
-        parameters = [p.detach() for p in self.parameters]
-        step = torch.tensor(self.states[0].step)
-        gradient: Gradient = self.program(batch.shape[1], parameters, self.buffers, batch, noise, self.memory, step)
-        with torch.no_grad():
-            for buffer, after in zip(self.buffers, gradient.buffers, strict=True):
-                buffer.copy_(after)
-        for parameter, derivative in zip(self.parameters, gradient.parameters, strict=True):
-            parameter.grad = derivative
-        self._check(gradient.sums)
-        if self.plain.clip_grad_norm is not None:
-            self._clip(self.plain.clip_grad_norm)
-        self.plain.schedule_rate(self.optimizer, self.states[0].step)
-        self.optimizer.step()
-        self.memory = gradient.memory
-        for k, state in enumerate(self.states):
-            state.memory, state.step = {name: value[k] for name, value in self.memory.items()}, state.step + 1
-        return Info.of(gradient.sums)
-
-    def _check(self, sums: dict[str, Tensor]) -> None:
-        info = Info.of(sums)
-        if not torch.isfinite(info.objective).all():
+    def check(self, sums: dict[str, Tensor]) -> None:
+        """TrainingFailed where what one of them maximised is not finite."""
+        if not torch.isfinite(Info.of(sums).objective).all():
             for k, state in enumerate(self.states):
                 for own, parameter in zip(state.model.parameters(), self.parameters, strict=True):
                     own.grad = parameter.grad[k]  # type: ignore[index]
                 check_finite(state, Info.of({name: value[k] for name, value in sums.items()}))
 
-    def _clip(self, largest: float) -> None:
+    def clip(self, largest: float) -> None:
         """As torch.nn.utils.clip_grad_norm_, by the norm of each replica's own gradient."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)  # (R,)
         factor = (largest / (norms + 1e-6)).clamp(max=1)
         for g in gradients:
             g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+
+    def count(self, steps: int) -> None:
+        """Let the states know of steps that were made."""
+        for k, state in enumerate(self.states):
+            state.memory, state.step = {name: value[k] for name, value in self.memory.items()}, state.step + steps
 
     def _gather_optimizers(self) -> None:
         """Stack the optimizer states of the single runs, where there are any (a resumed run)."""
@@ -103,8 +74,9 @@ class Replicated:
                 for name, value in states[0].items()
             }
 
-    def deal(self, k: int) -> None:
-        """Give replica k's optimizer its part of the stacked state, so that it can be saved as a single run's."""
+    def before_save(self, k: int) -> None:
+        """Give replica k's optimizer its part of the stacked state, so that it is saved as a single run's."""
+        super().before_save(k)
         optimizer = self.states[k].optimizer
         group = self.optimizer.param_groups[0]
         optimizer.param_groups[0].update({key: value for key, value in group.items() if key != "params"})
@@ -121,18 +93,3 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     for tensor, part in zip(tensors, whole, strict=True):
         tensor.data = part
     return whole
-
-
-def side_by_side(
-    algorithm: Replicated, sources: Sequence[Any], streams: Sequence[Streams], dtype: torch.dtype
-) -> Stepper:
-    """The way of R runs through an epoch: each has its own order, noise and pixels."""
-
-    def steps(epoch: int, start: int) -> Iterator[Steps]:
-        for batches in zip(*(s.epoch(epoch, start, own) for s, own in zip(sources, streams, strict=True)), strict=True):
-            batch = torch.stack(batches)  # (R, M, *data_shape)
-            kind, shape = algorithm.noise(batch.shape[1])
-            noise = torch.stack([own.draw(kind, shape, dtype) for own in streams])
-            yield Steps(1, batch.shape[1], algorithm.step(batch, noise).sums)
-
-    return steps

@@ -27,9 +27,10 @@ from vae.training.build import (
     build_model,
     with_likelihood,
 )
+from vae.training.captured import captured_steps, captures
 from vae.training.directory import claimed, describe_run
-from vae.training.fast import Compiled, chosen_form
-from vae.training.replicas import Replicated, side_by_side
+from vae.training.fast import Functional, chosen_form, functional, in_turn, is_our_own
+from vae.training.replicas import Replicated
 from vae.training.session import Session
 from vae.training.settings import Settings, read_settings
 from vae.training.trainer import Stepper, Trainer, one_by_one
@@ -232,15 +233,31 @@ def stepper(sessions: Sequence[Session]) -> Stepper:
     steps = first.plan.steps(first.source.num_batches, first.source.num_data)
     form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source)
     compiles = first.source.batch_size if form == "compiled" else None
+    cuda = first.device.type == "cuda" and train.compile != "never" and is_our_own(first.model)
+    chosen = _functional(sessions, compiles) if compiles is not None or cuda or len(sessions) > 1 else None
+    if chosen is None or not (cuda or chosen.form == "compiled" or len(sessions) > 1):
+        return one_by_one(first.algorithm, first.state, first.source, first.streams, first.dtype)
+    for k, session in enumerate(sessions):
+        session.form, session.before_save = (lambda: chosen.form), functools.partial(chosen.before_save, k)
+    sources, streams = [session.source for session in sessions], [session.streams for session in sessions]
+    way = captured_steps if cuda and captures(chosen, first.source) else in_turn
+    return way(chosen, sources, streams, first.dtype)
+
+
+def _functional(sessions: Sequence[Session], compiles: int | None) -> Functional | None:
+    """The sessions by their pure gradient, tried once; None after one line where one run's cannot be taken."""
+    first = sessions[0]
     if len(sessions) > 1:
-        together = Replicated(first.algorithm, [session.state for session in sessions], compiles)
-        for k, session in enumerate(sessions):
-            session.form, session.before_save = (lambda: together.form), functools.partial(together.deal, k)
-        sources, streams = [session.source for session in sessions], [session.streams for session in sessions]
-        return side_by_side(together, sources, streams, first.dtype)
-    algorithm = first.algorithm if compiles is None else Compiled(first.algorithm, first.state, compiles)
-    first.form = lambda: algorithm.form
-    return one_by_one(algorithm, first.state, first.source, first.streams, first.dtype)
+        form: Functional = Replicated(first.algorithm, [session.state for session in sessions], compiles)
+        reason = form.try_on(torch.stack([session.source.example() for session in sessions]))
+        if reason is not None:
+            raise UsageError(f"train.replicas: this model cannot be trained as several ({reason}); train seed by seed")
+        return form
+    form = functional(first.algorithm, first.state, compiles)
+    reason = form.try_on(first.source.example())
+    if reason is not None:
+        warnings.warn(f"the step is the plain one, as its fast form fails: {reason}", stacklevel=2)
+    return None if reason is not None else form
 
 
 def _words(model: VAE) -> tuple[str, dict[str, str], int]:

@@ -169,5 +169,5 @@ def fingerprint(data: Data) -> str:
     for split in (data.train, data.validation):
         if split is not None:
             digest.update(f"{tuple(split.x.shape)} {split.scale}".encode())
-            digest.update(split.x.contiguous().reshape(-1).view(torch.uint8).numpy())  # without a copy
+            digest.update(split.x.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # without a copy
     return digest.hexdigest()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,14 +31,17 @@ class Steps(NamedTuple):
     sums: dict[str, Tensor]  # () each, or (R,) of R runs that are trained together
 
 
-# Makes the steps of an epoch from minibatch `start` on, as (epoch, start).
-Stepper = Callable[[int, int], Iterator[Steps]]
+class Stepper(Protocol):
+    """The way through an epoch."""
+
+    def __call__(self, epoch: int, start: int, left: int | None = None) -> Iterator[Steps]:
+        """The steps from minibatch `start` on; `left` data end the run, where it ends before the epoch."""
 
 
 def one_by_one(algorithm: Any, state: Any, source: Any, streams: Streams, dtype: torch.dtype) -> Stepper:
     """The plain way through an epoch: a minibatch, its noise, a step, a report."""
 
-    def steps(epoch: int, start: int) -> Iterator[Steps]:
+    def steps(epoch: int, start: int, left: int | None = None) -> Iterator[Steps]:
         for batch in source.epoch(epoch, start, streams):
             kind, shape = algorithm.noise(state, len(batch))
             _, info = algorithm.step(state, batch, streams.draw(kind, shape, dtype))
@@ -167,8 +170,9 @@ class Trainer:
         self._end_epoch(bar, whole)
 
     def _failing_steps(self) -> Iterator[Steps]:
+        p, samples = self.progress, self.plan.samples
         with self.members[0].failing():
-            yield from self.steps(self.progress.epoch, self.progress.batch)
+            yield from self.steps(p.epoch, p.batch, None if samples is None else samples - p.samples)
 
     def _count(self, steps: Steps) -> None:
         for name, value in steps.sums.items():

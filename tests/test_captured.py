@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import vae
 from tests.test_fast import before_normalisation, settings_of
@@ -21,6 +22,7 @@ DEVICES = [
         "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
     ),
 ]
+aten = torch.ops.aten
 BATCH = 10
 
 CASES = {
@@ -199,3 +201,22 @@ def test_a_graph_takes_the_shape_of_its_rows_only(monkeypatch):
         graphs(torch.zeros(1, 2), torch.ones(1))
     assert made == [(2, 3), (1, 2), (2, 3), (1, 2)]  # as nothing was kept, it is tried again
     assert len(calls) == 5 * 3
+
+
+class _NoLook(TorchDispatchMode):
+    """Refuses what reads a value on the host: on CUDA each such place would wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in (aten._local_scalar_dense, aten.nonzero, aten.equal), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_looks_at_no_value(case):
+    both = Both(CASES[case])
+    steps = both.captured(0, 0)
+    next(steps)
+    with _NoLook():
+        next(steps)
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), _NoLook():  # the plain step does look
+        next(both.plain[0](0, 0))

@@ -14,6 +14,8 @@ from vae.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from vae.data import Data
     from vae.models import VAE
+    from vae.training import Run, Settings
+    from vae.training.opened import Opened
 
 
 def _parser() -> Parser:
@@ -70,29 +72,48 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.training.build import build_algorithm, build_model, check_kind, check_objective, resolve
+    from vae.training.build import check_kind, resolve
 
     settings, shape, kind = resolve(_settings(args)[0])
-    model = build_model(settings.model, shape, settings.train.seed)
+    model = checked_model(settings, shape)
     check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
-    algorithm = build_algorithm(settings, 1, 1)
-    check_objective(algorithm.objective, model)
-    algorithm.init(model)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")
 
 
-def _train(args: Any) -> None:
-    from vae.training.run import evaluation_line, train
+def checked_model(settings: Settings, shape: tuple[int, ...]) -> VAE:
+    """The model of settings, with which their objective and optimizer go together; ConfigError where they do not."""
+    from vae.training.build import build_algorithm, build_model, check_objective
 
-    settings, path = _settings(args)
+    model = build_model(settings.model, shape, settings.train.seed)
+    algorithm = build_algorithm(settings, 1, 1)
+    check_objective(algorithm.objective, model)
+    algorithm.init(model)
+    return model
+
+
+def train_run(settings: Settings, path: Path, **how: Any) -> tuple[Run, Data]:
+    """Train a run with the ELBO of the test split as a curve beside; keywords are those of `vae.training.run.train`."""
+    from vae.training.run import evaluation_line, train
 
     def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
         return [{"split": "test", **evaluation_line(model, data, "test")}]
 
+    return train(settings, path, observe=test_curve, **how)
+
+
+def measure(opened: Opened, data: Data) -> dict[str, Any]:
+    """What a trained run's evaluation.json holds: its ELBO and terms on the whole test split."""
+    from vae.commands.evaluate import evaluate_split
+
+    return evaluate_split(opened, data.evaluation_split("test"), "test")[0]
+
+
+def _train(args: Any) -> None:
+    settings, path = _settings(args)
     try:
-        run, data = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)
+        run, data = train_run(settings, path, resume=bool(args.resume), overwrite=args.overwrite)
     except Interrupted as stop:
         how = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
         raise Interrupted(f"{stop}{how}", stop.status) from None
@@ -111,13 +132,13 @@ def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
     evaluation.json comes last, so that one of this step says that all before it was done.
     """
     from vae.commands.base import open_on_device
-    from vae.commands.evaluate import evaluate_split, keep, table
+    from vae.commands.evaluate import keep, table
     from vae.commands.plot import suitable
 
     opened = open_on_device(str(path), None)
     record = None
     if anew or _measured_step(path) != opened.step:
-        record, _ = evaluate_split(opened, data.evaluation_split("test"), "test")
+        record = measure(opened, data)
         print(table(record))
     for name, draw in suitable(opened, data).items():
         if record is not None or not (path / "figures" / f"{name}.pdf").exists():

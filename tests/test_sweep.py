@@ -23,6 +23,7 @@ from vae.commands.sweep import main
 from vae.commands.train import main as train
 from vae.config import override, read_grid
 from vae.errors import ConfigError
+from vae.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 CONFIG = {
@@ -31,6 +32,7 @@ CONFIG = {
     "train": {"epochs": 2, "batch_size": 50, "device": "cpu", "checkpoint_seconds": 0},
 }
 GRID = ["--grid", "model.latent_dim=2,3", "train.seed=0,1"]
+LAST = "checkpoints/last.safetensors"
 LONG = 400  # epochs of a run that is to be killed: a few seconds
 NAMES = [f"latent_dim={dim},seed={seed}" for dim in (2, 3) for seed in (0, 1)]
 
@@ -61,7 +63,7 @@ def metrics(run):
 
 def states(out):
     """The bytes of every finished run, by name."""
-    return {run.name: (run / "checkpoints" / "last.safetensors").read_bytes() for run in (out / "runs").iterdir()}
+    return {run.name: (run / LAST).read_bytes() for run in (out / "runs").iterdir()}
 
 
 # ------------------------------------------------------------------------------------- the grid
@@ -168,6 +170,21 @@ def test_ray_is_asked_for_where_it_is_missing(swept, tmp_path, monkeypatch, caps
     given = ["--config", str(swept / "tiny.yaml"), *GRID, "--out", str(tmp_path / "x"), "--engine", "ray"]
     assert main(given) == 2
     assert 'pip install "vae[sweep]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [([], "RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there"), (["--processes", "2"], "has its own size")],
+)
+def test_a_cluster_that_does_not_answer_is_said_so_at_once(more, sentence, swept, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    given = ["--config", str(swept / "tiny.yaml"), *GRID, "--out", str(tmp_path / "x"), "--engine", "ray", *more]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
 
 
 # ------------------------------------------------------------------------------------- what comes out
@@ -285,8 +302,8 @@ def test_a_run_that_fails_is_reported_and_stops_no_other(swept, tmp_path, capsys
     assert "Failed: lr=1e+30" in captured.out
 
 
-def started(out, *more):
-    """A sweep of one long run as a process, once its first checkpoint is written; and that run."""
+def started(out, *more, until=LAST):
+    """A sweep of one long run as a process, once a file of that run is written; and that run."""
     config = out.parent / "tiny.yaml"
     config.write_text(yaml.dump(CONFIG))
     grid = [
@@ -304,7 +321,7 @@ def started(out, *more):
     process = subprocess.Popen([*script, *grid, *more], stderr=subprocess.PIPE, text=True, env=environment)
     run = out / "runs" / "seed=7"
     deadline = time.monotonic() + 90
-    while not (run / "checkpoints" / "last.safetensors").exists():
+    while not (run / until).exists() or not (run / until).stat().st_size:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -354,13 +371,15 @@ def test_a_killed_worker_s_run_is_taken_up_again(engine, tmp_path):
 
 @needs_proc
 def test_a_stopped_sweep_has_stopped_its_workers_after_they_saved(tmp_path):
-    process, run = started(tmp_path / "s")
+    process, run = started(tmp_path / "s", "--set", "train.checkpoint_seconds=1000", until="metrics.jsonl")
     os.kill(process.pid, signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 143
     assert error.splitlines()[-1] == "stopped with 1 of 1 runs to go; the same command goes on"
     with pytest.raises(AssertionError, match="nobody holds"):
         holder(run)
+    _, values = checkpoint.read(run / LAST)  # which only the stop has written
+    assert values["step"] >= metrics(run)[-1]["step"] > 0
     assert not (tmp_path / "s" / "sweep.json").exists()
 
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,21 @@ def import_ray() -> Any:
     return ray
 
 
+def check_address() -> None:
+    """UsageError where nobody listens at RAY_ADDRESS: Ray itself would try for minutes."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not colon or not port.isdigit():
+        return  # auto, local, or a name that Ray knows
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UsageError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error.strerror or error}); start it, or unset "
+            "RAY_ADDRESS to have one on this machine"
+        ) from None
+
+
 class _Stopped(Exception):
     """A signal has stopped a cell that nobody here has cancelled; Ray takes it up again."""
 
@@ -172,8 +188,9 @@ def _cluster(ray: Any, cpus: int) -> Iterator[None]:
     try:
         ray.init(address or "local", logging_level="ERROR", log_to_driver=False, **own)
     except (OSError, RuntimeError, ValueError) as error:
-        where = f"RAY_ADDRESS={address}: no Ray cluster can be used there" if address else "Ray cannot be started here"
-        raise UsageError(f"{where}: {str(error).strip().splitlines()[0]}") from None
+        where = f"RAY_ADDRESS={address}: the cluster cannot be used" if address else "Ray cannot be started here"
+        cure = "; where it asks for a token, RAY_AUTH_TOKEN must be its own" if address else ""
+        raise UsageError(f"{where}: {str(error).strip().splitlines()[0]}{cure}") from None
     signal.signal(signal.SIGTERM, before)  # Ray has put its own, which would end us on the spot
     try:
         yield

@@ -102,11 +102,12 @@ def _read(args: Any, out: Path) -> tuple[dict[str, Any], dict[str, list[Any]], l
     from vae.errors import ConfigError, UsageError
 
     if args.engine == "ray":
-        from vae.commands.engines import import_ray
+        from vae.commands.engines import check_address, import_ray
 
         import_ray()
         if args.processes and os.environ.get("RAY_ADDRESS"):
             raise UsageError("sweep.py: --processes is of this machine; the cluster at RAY_ADDRESS has its own size")
+        check_address()
     grid = read_grid(args.grid)
     twice = next((key for key in grid if key in {given.partition("=")[0] for given in args.set}), None)
     if twice is not None:

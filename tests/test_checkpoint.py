@@ -148,10 +148,10 @@ def test_opening_a_pickle_runs_nothing(tmp_path):
 
 
 def test_another_format_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
     checkpoint.write(tmp_path / "c", TENSORS, VALUES)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="written in checkpoint format 2, and this version reads format 1"):
+    with pytest.raises(CheckpointError, match="written in checkpoint format 3, and this version reads format 2"):
         checkpoint.read(tmp_path / "c")
 
 

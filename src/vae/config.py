@@ -105,21 +105,48 @@ def override(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     raw = _copy(raw)
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
-        keys = dotted.split(".")
-        if not equals or not all(keys):
+        if not equals or not all(dotted.split(".")):
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for example train.epochs=5")
-        block = raw
-        for depth, key in enumerate(keys[:-1]):
-            inner = block.get(key)
-            if isinstance(inner, str):  # `likelihood: bernoulli` is short for `likelihood: {name: bernoulli}`
-                inner = {"name": inner}
-            elif inner is None:
-                inner = {}
-            elif not isinstance(inner, dict):
-                raise ConfigError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} has no settings of its own")
-            block[key] = inner
-            block = inner
-        block[keys[-1]] = _parse(text, f"--set {assignment}")
+        _assign(raw, dotted, _parse(text, f"--set {assignment}"), f"--set {assignment}")
+    return raw
+
+
+def _assign(raw: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    keys = dotted.split(".")
+    block = raw
+    for depth, key in enumerate(keys[:-1]):
+        inner = block.get(key)
+        if isinstance(inner, str):  # `likelihood: bernoulli` is short for `likelihood: {name: bernoulli}`
+            inner = {"name": inner}
+        elif inner is None:
+            inner = {}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"{where}: {'.'.join(keys[: depth + 1])} has no settings of its own")
+        block[key] = inner
+        block = inner
+    block[keys[-1]] = value
+
+
+def read_grid(assignments: Iterable[str]) -> dict[str, list[Any]]:
+    """The values of `a.b=value,value,...` assignments (values are YAML) by their dotted keys."""
+    grid: dict[str, list[Any]] = {}
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        if not equals or not all(dotted.split(".")):
+            raise ConfigError(f"--grid {assignment}: expected KEY=VALUE,VALUE,..., for example train.seed=0,1,2")
+        if dotted in grid:
+            raise ConfigError(f"--grid {assignment}: {dotted} stands twice; give all its values at once")
+        grid[dotted] = _parse(f"[{text}]", f"--grid {assignment}")
+        if not grid[dotted]:
+            raise ConfigError(f"--grid {assignment}: {dotted} has no values; give one or more, with commas between")
+    return grid
+
+
+def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a value of each key of a grid into a raw config; the config given is not changed."""
+    raw = _copy(raw)
+    for dotted in sorted(values):  # a block before what is in it
+        _assign(raw, dotted, _copy(values[dotted]), f"--grid {dotted}")
     return raw
 
 
@@ -130,19 +157,19 @@ def _copy(raw: Any) -> Any:
 # ------------------------------------------------------------------------------------- reading
 
 
-def read(block: type[T], raw: Any, where: str, overridden: Iterable[str] = ()) -> T:
+def read(block: type[T], raw: Any, where: str, overridden: Iterable[str] = (), grid: Iterable[str] = ()) -> T:
     """Turn a raw mapping into a block; ConfigError with one line a misfit, each with its place.
 
-    `where` names the source (the file); `overridden` are the dotted keys that `--set` gave.
+    `where` names the source (the file); `overridden` are the assignments of `--set`, and `grid` the keys of `--grid`.
     """
     reader = _Reader()
     settings = reader.block(block, raw, "")
     if reader.problems:
-        given = [key.partition("=")[0] for key in overridden]
+        given = {key.partition("=")[0]: "--set" for key in overridden} | dict.fromkeys(grid, "--grid")
 
         def source(place: str) -> str:
-            by_hand = any(place == g or place.startswith(g + ".") or g.startswith(place + ".") for g in given if place)
-            return "--set" if by_hand else where
+            near = (g for g in given if f"{place}.".startswith(f"{g}.") or f"{g}.".startswith(f"{place}."))
+            return given.get(next(near, ""), where)
 
         lines = [": ".join(filter(None, (source(place), place, text))) for place, text in reader.problems]
         raise ConfigError("\n".join(lines))

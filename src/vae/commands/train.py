@@ -14,6 +14,8 @@ from vae.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from vae.data import Data
     from vae.models import VAE
+    from vae.training import Run, Settings
+    from vae.training.opened import Opened
 
 
 def _parser() -> Parser:
@@ -70,44 +72,64 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.training.build import build_algorithm, build_model, check_kind, check_objective, resolve
+    from vae.training.build import check_kind, resolve
 
     settings, shape, kind = resolve(_settings(args)[0])
-    model = build_model(settings.model, shape, settings.train.seed)
+    model = checked_model(settings, shape)
     check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
-    algorithm = build_algorithm(settings, 1, 1)
-    check_objective(algorithm.objective, model)
-    algorithm.init(model)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")
 
 
-def _train(args: Any) -> None:
+def checked_model(settings: Settings, shape: tuple[int, ...]) -> VAE:
+    """The model of settings, with which their objective and optimizer go together; ConfigError where they do not."""
+    from vae.training.build import build_algorithm, build_model, check_objective
+
+    model = build_model(settings.model, shape, settings.train.seed)
+    algorithm = build_algorithm(settings, 1, 1)
+    check_objective(algorithm.objective, model)
+    algorithm.init(model)
+    return model
+
+
+def train_runs(settings: Settings, path: Path, **how: Any) -> tuple[list[Run], Data]:
+    """Train a run, or the replicas of one, with the ELBO of the test split as a curve beside.
+
+    Keywords are those of `vae.training.run.train`.
+    """
     from vae.training.run import train, train_together
     from vae.training.session import evaluation_line
-
-    settings, path = _settings(args)
 
     def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
         return [{"split": "test", **evaluation_line(model, data, "test")}]
 
-    how: dict[str, Any] = {"resume": bool(args.resume), "overwrite": args.overwrite, "observe": test_curve}
+    if settings.train.replicas > 1:
+        return train_together(settings, path, observe=test_curve, **how)
+    run, data = train(settings, path, observe=test_curve, **how)
+    return [run], data
+
+
+def measure(opened: Opened, data: Data) -> dict[str, Any]:
+    """What a trained run's evaluation.json holds: its ELBO and terms on the whole test split."""
+    from vae.commands.evaluate import evaluate_split
+
+    return evaluate_split(opened, data.evaluation_split("test"), "test")[0]
+
+
+def _train(args: Any) -> None:
+    settings, path = _settings(args)
     try:
-        if settings.train.replicas > 1:
-            runs, data = train_together(settings, path, **how)
-        else:
-            run, data = train(settings, path, **how)
-            runs = [run]
+        runs, data = train_runs(settings, path, resume=bool(args.resume), overwrite=args.overwrite)
     except Interrupted as stop:
-        cure = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
-        raise Interrupted(f"{stop}{cure}", stop.status) from None
+        how = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
+        raise Interrupted(f"{stop}{how}", stop.status) from None
     if args.resume and runs[0].steps == 0:
         longer = "samples" if settings.train.samples else "epochs"
-        how_on = f"--set train.{longer}=N with a larger N goes on with it"
+        how = f"--set train.{longer}=N with a larger N goes on with it"
         if runs[0].stopped_early:
-            how_on = "validation had stopped improving (train.patience)"
-        print(f"{path}: this run is finished; {how_on}", file=sys.stderr)
+            how = "validation had stopped improving (train.patience)"
+        print(f"{path}: this run is finished; {how}", file=sys.stderr)
     for run in runs:
         assert run.path is not None
         _measure_and_draw(run.path, data, anew=run.steps > 0)
@@ -117,14 +139,12 @@ def _train(args: Any) -> None:
 
 def _over_seeds(paths: Sequence[Path]) -> str:
     """Means over the runs of several seeds, with their standard errors."""
-    import numpy as np
+    from vae.commands.results import over_seeds
 
     records = [json.loads((path / "evaluation.json").read_text()) for path in paths]
-    words = []
-    for key in ("elbo", "log_p_x_given_z", "kl"):
-        values = np.array([record[key]["mean"] for record in records])
-        words.append(f"{key} {values.mean():.2f} +- {values.std(ddof=1) / len(values) ** 0.5:.2f}")
-    return f"{len(paths)} seeds, test split: {', '.join(words)} (standard errors over seeds)"
+    means = {key: over_seeds([record[key] for record in records]) for key in ("elbo", "log_p_x_given_z", "kl")}
+    words = ", ".join(f"{key} {mean['mean']:.2f} +- {mean['stderr']:.2f}" for key, mean in means.items())
+    return f"{len(paths)} seeds, test split: {words} (standard errors over seeds)"
 
 
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
@@ -133,13 +153,13 @@ def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
     evaluation.json comes last, so that one of this step says that all before it was done.
     """
     from vae.commands.base import open_on_device
-    from vae.commands.evaluate import evaluate_split, keep, table
+    from vae.commands.evaluate import keep, table
     from vae.commands.plot import suitable
 
     opened = open_on_device(str(path), None)
     record = None
     if anew or _measured_step(path) != opened.step:
-        record, _ = evaluate_split(opened, data.evaluation_split("test"), "test")
+        record = measure(opened, data)
         print(table(record))
     for name, draw in suitable(opened, data).items():
         if record is not None or not (path / "figures" / f"{name}.pdf").exists():

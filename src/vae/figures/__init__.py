@@ -5,5 +5,6 @@ from vae.figures.curves import curves
 from vae.figures.estimators import estimators
 from vae.figures.images import manifold, reconstructions, samples
 from vae.figures.style import save
+from vae.figures.sweep import sweep
 
-__all__ = ["codes", "curves", "estimators", "manifold", "reconstructions", "samples", "save", "tsne"]
+__all__ = ["codes", "curves", "estimators", "manifold", "reconstructions", "samples", "save", "sweep", "tsne"]

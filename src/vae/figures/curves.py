@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vae.figures.style import LINES, figure, quiet, verbatim
+from vae.figures.style import LINES, figure, quiet, verbatim, zoom
 
 _PANELS = {
     "elbo": "ELBO",
@@ -40,7 +39,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "")
                     dot = marker if len(lines) == 1 else None
                     axes.plot(epochs, values, style, color=shade, label=label, linewidth=1.5, marker=dot)
                     seen.append(values)
-        _zoom(axes, seen)
+        zoom(axes, seen)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(_PANELS[key])
         axes.set_xlabel("epoch")
@@ -54,13 +53,3 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "")
 
 def _cycle(n: int) -> list[str]:
     return [LINES[i % len(LINES)] for i in range(n)]
-
-
-def _zoom(axes: Axes, seen: list[np.ndarray]) -> None:
-    """Leave the first few epochs of a long run out of the vertical range: they would flatten all the rest."""
-    late = [values[max(1, len(values) // 20) :] if len(values) > 10 else values for values in seen]
-    late = [values for values in late if len(values)]
-    if late:
-        low, high = min(v.min() for v in late), max(v.max() for v in late)
-        pad = 0.05 * (high - low) or 1.0
-        axes.set_ylim(low - pad, high + pad)

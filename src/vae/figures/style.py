@@ -1,7 +1,9 @@
 """How figures look, and how they are written."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,6 +32,16 @@ def quiet(axes: Axes) -> None:
     """A light grid, no frame on top and right."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def zoom(axes: Axes, seen: Sequence[np.ndarray]) -> None:
+    """Leave the first few epochs of a long run out of the vertical range: they would flatten all the rest."""
+    late = [values[max(1, len(values) // 20) :] if len(values) > 10 else values for values in seen]
+    late = [values for values in late if len(values)]
+    if late:
+        low, high = min(v.min() for v in late), max(v.max() for v in late)
+        pad = 0.05 * (high - low) or 1.0
+        axes.set_ylim(low - pad, high + pad)
 
 
 def save(made: Figure, stem: Path) -> list[Path]:

@@ -18,7 +18,8 @@ from vae.errors import CheckpointError, UsageError
 from vae.training.checkpoint import write_atomically
 from vae.training.settings import Settings, read_settings
 
-MAY_CHANGE = {"data.root", "data.path", "train.device", "train.epochs", "train.samples"}  # in a resumed run
+PLACES = {"data.root", "data.path", "train.device"}  # they change no result
+MAY_CHANGE = PLACES | {"train.epochs", "train.samples"}  # in a resumed run
 _FIRST_FILES = {
     ".lock",
     "environment.json",
@@ -42,6 +43,19 @@ def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
                 f"{path}: holds a run already; go on with it by --resume {path} (resume=True in Python), replace it by "
                 "--overwrite, or choose another directory with --out"
             )
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
+    with locked(path):
+        if overwrite:
+            for target in (path / name for name in OWN_FILES):
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a directory, made if need be, against other processes; the lock ends with the process, however it ends."""
+    try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
@@ -55,9 +69,6 @@ def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
             pass
         except OSError:
             raise UsageError(f"{path}: another process is training in this directory; wait for it or stop it") from None
-        if overwrite:
-            for target in (path / name for name in OWN_FILES):
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         yield
 
 
@@ -107,6 +118,11 @@ def open_config(path: str | Path) -> dict[str, Any]:
     if not (path / "config.yaml").exists():
         raise UsageError(f"{path}: no run directory (it has no config.yaml); give one that train.py has made")
     return load_yaml(path / "config.yaml")
+
+
+def other_settings(theirs: Settings, ours: Settings) -> list[str]:
+    """The dotted keys whose values make two runs different; where the data lie and the device do not."""
+    return [key for key in differences(plain(theirs), plain(ours)) if key not in PLACES]
 
 
 def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:

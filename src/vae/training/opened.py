@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from vae.errors import CheckpointError, UsageError
+from vae.errors import CheckpointError, UsageError, VaeError
 from vae.models import VAE
 from vae.training import checkpoint
 from vae.training.build import build_model
-from vae.training.directory import check_same_run, open_config
+from vae.training.directory import check_same_run, open_config, other_settings
 from vae.training.log import read_log
 from vae.training.settings import Settings, read_settings
+from vae.training.trainer import Plan, Progress
 
 
 @dataclass
@@ -61,6 +62,25 @@ def open_run(
     checkpoint.load_model(model, tensors, file)
     data_range = tuple(values["data_range"]) if values["data_range"] else None
     return Opened(model.eval(), settings, path, which, values["step"], values["data_sha256"], data_range)
+
+
+def finished_at(path: Path, settings: Settings) -> int | None:
+    """The step of the checkpoint that `open_run` takes of a run of these very settings which has nothing left to train.
+
+    None where the run has further to go, has other settings (the paths of the data and the device apart), or is none.
+    """
+    files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("last", "best")}
+    try:
+        theirs = read_settings(open_config(path))
+        values = {name: checkpoint.read(f, checkpoint.VALUES)[1] for name, f in files.items() if f.exists()}
+    except VaeError:
+        return None
+    if "last" not in values or other_settings(theirs, settings):
+        return None
+    train = settings.train
+    if not Progress(**values["last"]["progress"]).finished(Plan(train.epochs, train.samples, patience=train.patience)):
+        return None
+    return values.get("best", values["last"])["step"]
 
 
 def load(

@@ -1,0 +1,195 @@
+"""The cells of a sweep: every combination of the grid's values, with its settings and its directory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from vae.data import Data
+    from vae.training import Settings
+
+SEED = "train.seed"
+UNSAFE = r"[^A-Za-z0-9_.+-]+"  # in the name of a directory
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its values of the grid's keys, the settings that they make, and its run directory."""
+
+    name: str
+    values: Mapping[str, Any]
+    settings: Settings
+    path: Path
+    test_size: int = 0  # data of the whole test split
+
+    @property
+    def point(self) -> Mapping[str, Any]:
+        """The values without the seed's."""
+        return {key: value for key, value in self.values.items() if key != SEED}
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each dotted key, the whole key where two share it."""
+    keys = list(keys)
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def value_text(value: Any) -> str:
+    """A value in a name or a table: 10, mlp, 512-256."""
+    if isinstance(value, list) and not any(isinstance(inner, list | dict) for inner in value):
+        return "-".join(map(value_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def cell_name(values: Mapping[str, Any]) -> str:
+    """The name of a cell's directory, the same whatever the order of the keys and the other values of the grid."""
+    short = short_names(values)
+    texts = {key: value_text(values[key]) for key in sorted(values)}
+    plain = ",".join(f"{short[key]}={re.sub(UNSAFE, '-', text)}" for key, text in texts.items())
+    if len(plain) <= 150 and not any(re.search(UNSAFE, text) for text in texts.values()):
+        return plain
+    plain = plain[:150]
+    return f"{plain},{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def read_cells(
+    config: str | Path, raw: dict[str, Any], overrides: Sequence[str], grid: Mapping[str, Sequence[Any]], folder: Path
+) -> list[Cell]:
+    """Every cell of a grid over the raw config of a file, its settings read; ConfigError names what does not fit."""
+    from vae.config import read, with_values
+    from vae.training import Settings
+
+    cells: dict[str, Cell] = {}
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, combination, strict=True))
+        settings = read(Settings, with_values(raw, values), str(config), overrides, grid)
+        name = cell_name(values)
+        if name in cells:
+            twice = next(key for key, given in grid.items() if len({value_text(v) for v in given}) < len(given))
+            raise ConfigError(f"--grid {twice}: a value stands twice; give each once")
+        cells[name] = Cell(name, values, settings, folder / name)
+    return list(cells.values())
+
+
+def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
+    """The cells with their likelihood, after a look at the data and the parts: what must fail fails before training.
+
+    The data are read once (and fetched, where they are missing, before several processes would), and a model is made
+    for each combination; the seed makes no difference. `here`: the cells will be trained on this machine's devices.
+    """
+    from vae.config import dump, plain
+    from vae.data import load_data
+    from vae.training.build import choose_device, with_likelihood
+
+    by_data: dict[str, list[int]] = {}
+    for i, cell in enumerate(cells):
+        by_data.setdefault(dump(plain(cell.settings.data)), []).append(i)
+    found = list(cells)
+    for places in by_data.values():
+        data, seen = load_data(cells[places[0]].settings.data), set()
+        for i in places:
+            cell, train = cells[i], cells[i].settings.train
+            settings = with_likelihood(cell.settings, data.kind)
+            found[i] = replace(cell, settings=settings, test_size=len(data.test))
+            point = json.dumps(cell.point)
+            if point in seen:
+                continue
+            seen.add(point)
+            try:
+                if here:
+                    choose_device(train.device, train.precision)
+                _check_parts(settings, data)
+            except ConfigError as error:
+                raise ConfigError(f"{cell.name}: {error}") from None
+    return found
+
+
+def _check_parts(settings: Settings, data: Data) -> None:
+    from vae.commands.train import checked_model
+    from vae.training.build import check_batch_norm, check_support
+
+    if settings.train.replicas > 1:
+        raise ConfigError(
+            "train.replicas leaves several runs, and a cell is one: put the seeds into --grid train.seed=..."
+        )
+    model = checked_model(settings, data.shape)
+    check_support(data.train, data.name, model)
+    size = settings.train.batch_size
+    check_batch_norm(model, len(data.train) % size or size, settings.objective.options["num_samples"])
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """The evaluation of a cell that is done; None where it has to be trained, or measured, first.
+
+    What `evaluate.py` has left since on another split, on part of it or with other noise is not what train.py leaves.
+    """
+    from vae.training.opened import finished_at
+
+    try:
+        record = json.loads((cell.path / "evaluation.json").read_text())
+        wanted = {"split": "test", "seed": 0, "num_samples": 1, "step": record["step"]}
+        whole = record["elbo"]["n"] == cell.test_size and "data" not in record
+        if not whole or {key: record[key] for key in wanted} != wanted:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if finished_at(cell.path, cell.settings) == record["step"] else None
+
+
+# ------------------------------------------------------------------------------------- the directory
+
+
+def check_directory(out: Path, config: str, raw: dict[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
+    """UsageError where a directory holds something else than this sweep, or one that this grid only adds values to."""
+    from vae.config import read, with_values
+    from vae.training import Settings
+    from vae.training.directory import other_settings
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out names a directory")
+    file = out / "sweep.yaml"
+    if not file.exists():
+        if out.is_dir() and any(p.name not in (".lock", ".sweep.yaml.partial") for p in out.iterdir()):
+            raise UsageError(f"{out}: holds other files and is no sweep; choose another directory with --out")
+        return
+    theirs, before = _opened(file)
+    if before.keys() != grid.keys() or any(_texts(before[key]) - _texts(grid[key]) for key in before):
+        words = " ".join(f"{key}={','.join(map(value_text, values))}" for key, values in before.items())
+        raise UsageError(
+            f"{out}: holds the sweep of --grid {words}; repeat these values (more may stand beside them), or choose "
+            "another directory with --out"
+        )
+    first = {key: values[0] for key, values in before.items()}
+    old, new = (read(Settings, with_values(base, first), where) for base, where in ((theirs, str(file)), (raw, config)))
+    changed = other_settings(old, new)
+    if changed:
+        raise UsageError(
+            f"{out}: holds a sweep of another config: {', '.join(changed)} differ; choose another directory with --out"
+        )
+
+
+def _opened(file: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    from vae.config import load_yaml
+
+    record = load_yaml(file)
+    config, grid = record.get("config"), record.get("grid")
+    whole = (
+        isinstance(config, dict) and isinstance(grid, dict) and all(isinstance(v, list) and v for v in grid.values())
+    )
+    if not whole:
+        raise UsageError(f"{file}: is not what sweep.py wrote; put it back, or choose another directory with --out")
+    return config, grid  # type: ignore[return-value]
+
+
+def _texts(values: Iterable[Any]) -> set[str]:
+    return {json.dumps(value, sort_keys=True) for value in values}

@@ -1,0 +1,121 @@
+"""The curves of a sweep: the ELBO against epochs, means over the seeds (after Chen 2020, figures 4.1 and 4.5)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from vae.figures.style import LINES, figure, quiet, verbatim, zoom
+
+History = Sequence[Mapping[str, Any]]
+Point = tuple[Mapping[str, str], Sequence[History]]
+_MARKERS = {"train": "o", "test": "s"}  # where there are few epochs
+_STYLES: dict[str, Literal["-", "--"]] = {"train": "-", "test": "--"}
+
+
+def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
+    """A colour a value of the first key, a panel a combination of the others; train solid, test dashed.
+
+    `points` are the values of the grid's keys (without the seed's), and the metrics of each seed's run; the band is one
+    standard error over the seeds to either side. `name` is the config's, and `note` says what the values are.
+    """
+    panels: dict[tuple[str, ...], list[Point]] = {}
+    for label, histories in points:
+        panels.setdefault(tuple(f"{key} = {value}" for key, value in list(label.items())[1:]), []).append(
+            (label, histories)
+        )
+    colours = _colours(list(dict.fromkeys(_first(label) for label, _ in points)))
+    few = max(line["epoch"] for _, histories in points for history in histories for line in history) <= 5
+    across = 2 if len(panels) == 4 else min(3, len(panels))
+    down = -(-len(panels) // across)
+    made = figure(2.0 + (5.2 if across == 1 else 4.0) * across, 0.8 + 3.6 * down)
+    grid = made.subplots(down, across, squeeze=False)
+    for axes, (title, of_panel) in zip(grid.flat, panels.items(), strict=False):
+        drawn: list[np.ndarray] = []
+        for label, histories in of_panel:
+            for split in _STYLES:
+                drawn += _draw(axes, histories, split, colours[_first(label)], few)
+        zoom(axes, drawn)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_title(verbatim(", ".join(title)), fontsize=10)
+        axes.set_xlabel("epoch")
+        quiet(axes)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.remove()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("ELBO, nats a datum")
+    _share_range(list(grid.flat)[: len(panels)])
+    handles = _handles(colours, few)
+    made.legend(handles=handles, ncols=-(-len(handles) // 18), loc="outside right center", fontsize=9, frameon=False)
+    made.suptitle(verbatim(_title(points, name, note)), fontsize=10)
+    return made
+
+
+def over_seeds(histories: Sequence[History], split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Epochs that every run has, the mean of the ELBO there, and its standard error over the runs (0 for one run)."""
+    curves = [{line["epoch"]: line["elbo"] for line in history if line["split"] == split} for history in histories]
+    epochs = sorted(set.intersection(*map(set, curves)))
+    values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])  # (seeds, epochs)
+    n = len(curves)
+    stderr = values.std(0, ddof=1) / n**0.5 if n > 1 else np.zeros(len(epochs))
+    return np.array(epochs), values.mean(0), stderr
+
+
+def _draw(axes: Axes, histories: Sequence[History], split: str, colour: Any, few: bool) -> list[np.ndarray]:
+    """Draw a curve with its band; what of it has to be in sight."""
+    epochs, mean, stderr = over_seeds(histories, split)
+    if not len(epochs):
+        return []
+    axes.plot(epochs, mean, _STYLES[split], color=colour, linewidth=1.5, marker=_MARKERS[split] if few else None)
+    if len(histories) > 1 and len(epochs) == 1:
+        axes.errorbar(epochs, mean, stderr, color=colour, capsize=4)
+    elif len(histories) > 1:
+        axes.fill_between(epochs, mean - stderr, mean + stderr, color=colour, alpha=0.2, linewidth=0)
+    late = slice(len(epochs) // 8, None)  # the steep beginning is the same for all, and would flatten the rest
+    return [(mean - stderr)[late], (mean + stderr)[late]]
+
+
+def _first(label: Mapping[str, str]) -> str:
+    return next((f"{key} = {value}" for key, value in label.items()), "")
+
+
+def _colours(names: Sequence[str]) -> dict[str, Any]:
+    """Colours that all people tell apart; of more values than there are such, a scale from dark to light."""
+    if len(names) < len(LINES):  # the last, a yellow, hardly shows as a line
+        return dict(zip(names, LINES, strict=False))
+    scale = matplotlib.colormaps["viridis"]
+    return dict(zip(names, scale(np.linspace(0, 0.92, len(names))), strict=True))
+
+
+def _handles(colours: Mapping[str, Any], few: bool) -> list[Line2D]:
+    values = [
+        Line2D([], [], color=colour, linewidth=3, label=verbatim(name)) for name, colour in colours.items() if name
+    ]
+    shade = "#555555" if values else next(iter(colours.values()))
+    return values + [
+        Line2D([], [], color=shade, linestyle=style, marker=_MARKERS[split] if few else None, label=split)
+        for split, style in _STYLES.items()
+    ]
+
+
+def _share_range(panels: Sequence[Axes]) -> None:
+    """One vertical range for all panels, unless that would flatten the curves of one."""
+    ranges = [axes.get_ylim() for axes in panels]
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    if high - low <= 3 * min(r[1] - r[0] for r in ranges):
+        for axes in panels:
+            axes.set_ylim(low, high)
+
+
+def _title(points: Sequence[Point], name: str, note: str) -> str:
+    counts = sorted({len(histories) for _, histories in points})
+    text = f"{name}: training (mean over each epoch) and test"
+    if counts[-1] > 1:
+        count = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        text += f"\nmean over {count} seeds, band: one standard error to either side"
+    return text + (f"\n{note}" if note else "")

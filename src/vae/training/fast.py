@@ -30,7 +30,7 @@ class Gradient(NamedTuple):
     sums: dict[str, Tensor]
 
 
-class _Values(nn.Module):
+class Values(nn.Module):
     """`AEVB.values` as the forward pass of a module, whose parameters `functional_call` can replace."""
 
     def __init__(self, algorithm: AEVB, model: VAE) -> None:
@@ -38,6 +38,7 @@ class _Values(nn.Module):
         self.algorithm, self.model = algorithm, model
 
     def forward(self, *given: Any) -> tuple[Tensor, Memory, dict[str, Tensor]]:
+        """What is maximised, the memory, the sums."""
         return self.algorithm.values(self.model, *given)
 
 
@@ -46,7 +47,7 @@ def pure_gradient(algorithm: AEVB, model: VAE) -> Callable[..., Gradient]:
 
     `parameters` and `buffers` are lists in the model's order; `step` is a tensor, so that a program can count.
     """
-    values = _Values(algorithm, model)
+    values = Values(algorithm, model)
     names, buffer_names = [n for n, _ in values.named_parameters()], [n for n, _ in values.named_buffers()]
 
     def minimised(
@@ -77,11 +78,14 @@ def chosen_form(setting: str, model: VAE, steps: int, source: Any) -> str:
     Compiling takes seconds and saves about a millisecond a step. It is left to `always` where a network is the user's
     own, which may not bear being traced.
     """
-    own = any(
-        describe(part, table).name == "module" for part, table in ((model.encoder, ENCODERS), (model.decoder, DECODERS))
-    )
-    pays = setting == "always" or (setting == "auto" and steps >= STEPS_THAT_PAY and not own)
+    pays = setting == "always" or (setting == "auto" and steps >= STEPS_THAT_PAY and not has_own_network(model))
     return "compiled" if pays and source.batch_size is not None else "plain"
+
+
+def has_own_network(model: VAE) -> bool:
+    """Whether the encoder or the decoder is a module of the user's."""
+    pairs = ((model.encoder, ENCODERS), (model.decoder, DECODERS))
+    return any(describe(part, table).name == "module" for part, table in pairs)
 
 
 @dataclass

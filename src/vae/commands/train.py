@@ -84,9 +84,11 @@ def _dry_run(args: Any) -> None:
 
 
 def _train(args: Any) -> None:
+    from vae.ranks import Ranks
     from vae.training.run import evaluation_line, train
 
-    settings, path = _settings(args)
+    ranks = Ranks.joined()
+    settings, path = ranks.once(lambda: _settings(args))
 
     def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
         return [{"split": "test", **evaluation_line(model, data, "test")}]
@@ -102,7 +104,8 @@ def _train(args: Any) -> None:
         if run.stopped_early:
             how = "validation had stopped improving (train.patience)"
         print(f"{path}: this run is finished; {how}", file=sys.stderr)
-    _measure_and_draw(path, data, anew=run.steps > 0)
+    if ranks.first:
+        _measure_and_draw(path, data, anew=run.steps > 0)
 
 
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:

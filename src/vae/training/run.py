@@ -23,6 +23,7 @@ from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import Streams, seeded
+from vae.ranks import Ranks, Stop
 from vae.schema import describe
 from vae.training import checkpoint
 from vae.training.build import (
@@ -37,8 +38,9 @@ from vae.training.build import (
 from vae.training.directory import check_same_run, claimed, describe_run
 from vae.training.fast import Compiled, chosen_form
 from vae.training.log import Log
+from vae.training.parallel import check_same_data, own_device, parallel_steps, prepare
 from vae.training.settings import Settings, TrainSettings, read_settings
-from vae.training.trainer import Member, Plan, Progress, Trainer, one_by_one
+from vae.training.trainer import Member, Plan, Progress, Stepper, Trainer, one_by_one
 
 
 @dataclass
@@ -88,7 +90,7 @@ def fit(
     except Interrupted as stop:
         how = "" if out is None else f"; go on with vae.fit(..., out={str(out)!r}, resume=True)"
         raise Interrupted(f"{stop}{how}", stop.status) from None
-    if isinstance(data, Data):
+    if isinstance(data, Data) and Ranks.launched().first:
         split = data.evaluation_split("train").first(1000)
         warn_of_collapse(evaluate_bound(model, split, name="train").active_units)
     return run
@@ -136,7 +138,7 @@ def train(
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
 ) -> tuple[Run, Data]:
     """Train what settings say. `observe(model, data)` gives further lines for the metrics and changes nothing."""
-    data = load_data(settings.data)
+    data = Ranks.joined().once(lambda: load_data(settings.data))
     settings = with_likelihood(settings, data.kind)
     model = build_model(settings.model, data.shape, settings.train.seed)
     run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
@@ -154,32 +156,38 @@ def _train(
     verbose: bool,
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
 ) -> Run:
-    device = choose_device(settings.train.device, settings.train.precision)
-    dtype = torch.float64 if settings.train.precision == "float64" else torch.float32
+    ranks = Ranks.joined()
+    train = settings.train
+    device = ranks.together(lambda: own_device(choose_device(train.device, train.precision), ranks))
+    dtype = torch.float64 if train.precision == "float64" else torch.float32
     model.to(device=device, dtype=dtype).train()
-    source = _source(data, model, settings.train, device, dtype)
+    source = _source(data, model, train, device, dtype)
     check_batch_norm(model, source.smallest_batch, settings.objective.options["num_samples"])
+    if ranks.several:
+        prepare(model, source, settings, device, ranks)
     algorithm = replace(build_algorithm(settings, source.num_data, source.num_batches), expand=source.expand)
     check_objective(algorithm.objective, model)
     path = None if out is None else Path(out)
-    session = _Session(settings, algorithm, model, source, data, device, path)
+    session = _Session(settings, algorithm, model, source, data, device, path, ranks)
     with contextlib.ExitStack() as stack:
         if path is not None:
-            stack.enter_context(claimed(path, resume, overwrite))
-        stack.enter_context(seeded(settings.train.seed, "modules"))
-        stack.enter_context(_float32_products(settings.train.precision))
+            ranks.once(lambda: stack.enter_context(claimed(path, resume, overwrite)))
+        stack.enter_context(seeded(train.seed, "modules"))
+        stack.enter_context(_float32_products(train.precision))
         if resume and path is not None:
             session.resume()
         session.choose_form()
         plan, about = session.plan, str(data) if isinstance(data, Data) else "a DataLoader"
         if not session.progress.finished(plan):  # nothing is left to refuse
             if path is not None:
-                describe_run(path, settings, about, device, session.algorithm.form)
-            if verbose:
+                form = session.algorithm.form
+                ranks.once(lambda: describe_run(path, settings, about, device, form, ranks.world))
+            if verbose and ranks.first:
                 print(about, file=sys.stderr)
         steps_before = session.state.step
-        steps = one_by_one(session.algorithm, session.state, source, session.streams, dtype)
-        Trainer(steps, session.state, source, plan, [session.member(observe)], *_words(model), verbose=verbose).run()
+        steps, stop = session.stepper(dtype)
+        members, verbose = [session.member(observe)], verbose and ranks.first
+        Trainer(steps, session.state, source, plan, members, *_words(model), verbose=verbose, stop=stop).run()
     model.eval()
     early = plan.patience is not None and session.progress.stale >= plan.patience
     return Run(model, settings, session.log.lines, path, session.state.step - steps_before, early)
@@ -209,8 +217,9 @@ class _Session:
         data: Any,
         device: torch.device,
         path: Path | None,
+        ranks: Ranks,
     ) -> None:
-        self.settings = settings
+        self.settings, self.ranks = settings, ranks
         self.algorithm: AEVB | Compiled = algorithm
         self.source, self.data, self.path = source, data, path
         self.state: State = algorithm.init(model)
@@ -219,7 +228,7 @@ class _Session:
         self.plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
         self.progress = Progress()
         self.recorded_form: str | None = None
-        self.log = Log(None if path is None else path / "metrics.jsonl")
+        self.log = Log(path / "metrics.jsonl" if path is not None and ranks.first else None)
         self.facts = {
             "config": plain(settings),
             "data_shape": list(model.data_shape),
@@ -227,9 +236,10 @@ class _Session:
             "threads": torch.get_num_threads(),
             "data_range": list(data.train.range) if isinstance(data, Data) else None,
         }
+        check_same_data(self.facts["data_sha256"], ranks)
 
     def member(self, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None) -> Member:
-        data, model = self.data, self.state.model
+        data, model, once = self.data, self.state.model, self.ranks.once
         validates = isinstance(data, Data) and data.validation is not None
         return Member(
             model,
@@ -237,16 +247,23 @@ class _Session:
             self.log,
             self.save,
             self.last_good,
-            validate=(lambda: evaluation_line(model, data, "validation")) if validates else None,
-            observe=(lambda: observe(model, data)) if observe is not None else None,
+            validate=(lambda: once(lambda: evaluation_line(model, data, "validation"))) if validates else None,
+            observe=(lambda: once(lambda: observe(model, data))) if observe is not None else None,
         )
 
     def choose_form(self) -> None:
         """Compile the steps where it pays, or as the run has begun: bits depend on the form."""
         steps = self.plan.steps(self.source.num_batches, self.source.num_data)
         form = self.recorded_form or chosen_form(self.settings.train.compile, self.state.model, steps, self.source)
-        if form == "compiled" and isinstance(self.algorithm, AEVB):
+        if form == "compiled" and isinstance(self.algorithm, AEVB) and not self.ranks.several:
             self.algorithm = Compiled(self.algorithm, self.source.batch_size)
+
+    def stepper(self, dtype: torch.dtype) -> tuple[Stepper, Stop]:
+        """The way through an epoch, and what stops it."""
+        stop, given = Stop(self.ranks), (self.state, self.source, self.streams, dtype)
+        if isinstance(self.algorithm, AEVB) and self.ranks.several:
+            return parallel_steps(self.algorithm, *given, stop), stop
+        return one_by_one(self.algorithm, *given), stop
 
     def file(self, name: str) -> Path:
         assert self.path is not None
@@ -263,11 +280,13 @@ class _Session:
         bad = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
         if bad is not None:
             raise TrainingFailed(f"parameter {bad} is not finite after step {self.state.step}; {self.last_good()}")
-        if self.path is None:
-            return
+        if self.path is not None:
+            self.ranks.once(lambda: self._write(name))
+
+    def _write(self, name: str) -> None:
         optimizer_tensors, optimizer_values = checkpoint.optimizer_state(self.state.optimizer)
         tensors = {
-            **checkpoint.prefixed("model", model.state_dict()),
+            **checkpoint.prefixed("model", self.state.model.state_dict()),
             **checkpoint.prefixed("optimizer", optimizer_tensors),
             **checkpoint.prefixed("memory", self.state.memory),
             **checkpoint.prefixed("streams", {**self.streams.state(), **self.source.state()}),
@@ -286,10 +305,11 @@ class _Session:
     def resume(self) -> None:
         """Take up the state of the last checkpoint, if there is one; else start from the beginning."""
         path = self.file("last")
-        if not path.exists():
-            self.log.cut_back(0)
+        found = self.ranks.once(lambda: checkpoint.read(path, checkpoint.VALUES) if path.exists() else None)
+        if found is None:
+            self._cut_back_log(0)
             return
-        tensors, values = checkpoint.read(path, checkpoint.VALUES)
+        tensors, values = found
         checkpoint.load_model(self.state.model, tensors, path)
         check_same_run(path, values["config"], self.facts["config"])
         if values["data_sha256"] != self.facts["data_sha256"]:
@@ -317,7 +337,10 @@ class _Session:
                 f"train.epochs: {self.plan.epochs}, and the run has begun epoch {begun}; give at least that"
             )
         self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
-        self.log.cut_back(self.progress.log_lines)
+        self._cut_back_log(self.progress.log_lines)
+
+    def _cut_back_log(self, count: int) -> None:
+        self.log.lines = self.ranks.once(lambda: self.log.cut_back(count))
 
 
 def _words(model: VAE) -> tuple[str, dict[str, str], int]:

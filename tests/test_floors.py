@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "vae"
 FLOORS = {
     "errors": -2,
     "schema": -1,
-    **dict.fromkeys(("config", "randomness"), 0),
+    **dict.fromkeys(("config", "randomness", "ranks"), 0),
     **dict.fromkeys(("distributions", "hmc"), 1),
     **dict.fromkeys(("data", "networks", "posteriors", "priors", "likelihoods"), 2),
     "models": 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from vae.errors import Interrupted, UsageError, VaeError
+from vae.ranks import Ranks
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
@@ -58,24 +60,21 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            with warnings.catch_warnings(), _terminable():
+            with warnings.catch_warnings(), _terminable(), _one_voice():
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = _show_warning
                 main(argv)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except (VaeError, Interrupted) as error:
-            print(error, file=sys.stderr)
-            return error.status
+            return _ended(error, error.status)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
+            return _ended("interrupted", 130)
         except BrokenPipeError:  # the reader of stdout (head, less) has gone
             sys.stderr.close()
             return 141
         except OSError as error:
-            print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-            return 2
+            return _ended(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
@@ -84,6 +83,27 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
         return 0
 
     return run
+
+
+def _ended(sentence: object, status: int) -> int:
+    """Say how a command has ended; of several processes under torchrun, all of which know it, the first does."""
+    ranks = Ranks.launched()
+    if ranks.several:  # torchrun ends the rest once one of them has ended; each is to end with this status
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if ranks.first:
+        print(sentence, file=sys.stderr, flush=True)
+    ranks.said()
+    return status
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Silence a command on all processes of a torchrun but the first, up to errors that only one of them may have."""
+    if Ranks.launched().first:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 @contextlib.contextmanager

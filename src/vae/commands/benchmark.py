@@ -195,12 +195,13 @@ def plain_step(settings: Settings, data: Data) -> tuple[Step, State]:
 
 def library_step(settings: Settings, data: Data) -> tuple[Step, Callable[[], str]]:
     """The next step of training as a long run makes it, from stored bytes to updated parameters; and its form."""
+    from vae.ranks import Stop
     from vae.training.run import stepper
 
     train = settings.train
     compiles = "always" if train.compile == "auto" else train.compile
     session = _session(replace(settings, train=replace(train, compile=compiles)), data)
-    return _next_of(stepper([session])), lambda: session.form()
+    return _next_of(stepper([session], Stop())), lambda: session.form()
 
 
 def _session(settings: Settings, data: Data) -> Session:

@@ -118,7 +118,10 @@ def measure(opened: Opened, data: Data) -> dict[str, Any]:
 
 
 def _train(args: Any) -> None:
-    settings, path = _settings(args)
+    from vae.ranks import Ranks
+
+    ranks = Ranks.joined()
+    settings, path = ranks.once(lambda: _settings(args))
     try:
         runs, data = train_runs(settings, path, resume=bool(args.resume), overwrite=args.overwrite)
     except Interrupted as stop:
@@ -130,7 +133,7 @@ def _train(args: Any) -> None:
         if runs[0].stopped_early:
             how = "validation had stopped improving (train.patience)"
         print(f"{path}: this run is finished; {how}", file=sys.stderr)
-    for run in runs:
+    for run in runs if ranks.first else []:
         assert run.path is not None
         _measure_and_draw(run.path, data, anew=run.steps > 0)
     if len(runs) > 1:

@@ -187,7 +187,9 @@ def _row(model: VAE) -> str:
     return next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
 
 
-def check_batch_norm(model: VAE, smallest_batch: int, num_samples: int) -> None:
+def check_batch_norm(
+    model: VAE, smallest_batch: int, num_samples: int, where: str = "the last minibatch of an epoch"
+) -> None:
     """ConfigError where a training step would normalise over a single value, which has no variance."""
     shapes = ((model.encoder, smallest_batch, model.data_shape), (model.decoder, smallest_batch * num_samples, None))
     for network, rows, shape in shapes:
@@ -197,6 +199,6 @@ def check_batch_norm(model: VAE, smallest_batch: int, num_samples: int) -> None:
                 copy.deepcopy(network).train()(one)
             except ValueError:
                 raise ConfigError(
-                    "train.batch_size: the last minibatch of an epoch holds a single datum, which batch normalisation "
-                    "cannot take; change batch_size, or data.train_size by one"
+                    f"train.batch_size: {where} holds a single datum, which batch normalisation cannot take; change "
+                    "batch_size, or data.train_size by one"
                 ) from None

@@ -80,7 +80,7 @@ def _is_run(path: Path) -> bool:
         return False
 
 
-def describe_run(path: Path, settings: Settings, data: str, device: torch.device, form: str) -> None:
+def describe_run(path: Path, settings: Settings, data: str, device: torch.device, form: str, processes: int) -> None:
     """Write what the run runs on, and the resolved config."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     record = {
@@ -92,6 +92,7 @@ def describe_run(path: Path, settings: Settings, data: str, device: torch.device
         "platform": platform.platform(),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "steps": form,
         "data": data,
     }

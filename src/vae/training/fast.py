@@ -34,14 +34,15 @@ class Gradient(NamedTuple):
     sums: dict[str, Tensor]
 
 
-class _Values(nn.Module):
-    """`AEVB.values` as the forward pass of a module, whose parameters `functional_call` can replace."""
+class Values(nn.Module):
+    """`AEVB.values` as the forward pass of a module: functional_call and DistributedDataParallel take such."""
 
     def __init__(self, algorithm: AEVB, model: VAE) -> None:
         super().__init__()
         self.algorithm, self.model = algorithm, model
 
     def forward(self, *given: Any) -> tuple[Tensor, Memory, dict[str, Tensor]]:
+        """What `AEVB.values` gives for (batch, noise, memory, step)."""
         return self.algorithm.values(self.model, *given)
 
 
@@ -50,7 +51,7 @@ def pure_gradient(algorithm: AEVB, model: VAE) -> Callable[..., Gradient]:
 
     `parameters` and `buffers` are lists in the model's order; `step` is a tensor, so that a program can count.
     """
-    values = _Values(algorithm, model)
+    values = Values(algorithm, model)
     names, buffer_names = [n for n, _ in values.named_parameters()], [n for n, _ in values.named_buffers()]
 
     def minimised(

@@ -30,8 +30,9 @@ class Log:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def cut_back(self, count: int) -> None:
-        """Drop the lines that were written after a checkpoint; CheckpointError where some before it are gone."""
+    def cut_back(self, count: int) -> list[dict[str, Any]]:
+        """Drop the lines that were written after a checkpoint, and give those before it; CheckpointError where some of
+        them are gone."""
         assert self.path is not None, "a log in memory is not resumed"
         self.lines = read_log(self.path)[:count]
         if len(self.lines) < count:
@@ -40,6 +41,7 @@ class Log:
                 "back as it was"
             )
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        return self.lines
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

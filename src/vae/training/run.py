@@ -22,6 +22,7 @@ from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import seeded
+from vae.ranks import Ranks, Stop
 from vae.schema import describe
 from vae.training.build import (
     build_model,
@@ -30,6 +31,7 @@ from vae.training.build import (
 from vae.training.captured import captured_steps, captures
 from vae.training.directory import claimed, describe_run
 from vae.training.fast import Functional, chosen_form, functional, in_turn, is_our_own
+from vae.training.parallel import parallel_steps
 from vae.training.replicas import Replicated
 from vae.training.session import Session
 from vae.training.settings import Settings, read_settings
@@ -85,7 +87,7 @@ def fit(
     except Interrupted as stop:
         how = "" if out is None else f"; go on with vae.fit(..., out={str(out)!r}, resume=True)"
         raise Interrupted(f"{stop}{how}", stop.status) from None
-    if isinstance(data, Data):
+    if isinstance(data, Data) and Ranks.launched().first:
         split = data.evaluation_split("train").first(1000)
         warn_of_collapse(evaluate_bound(model, split, name="train").active_units)
     return run
@@ -133,7 +135,7 @@ def train(
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
 ) -> tuple[Run, Data]:
     """Train what settings say. `observe(model, data)` gives further lines for the metrics and changes nothing."""
-    data = load_data(settings.data)
+    data = Ranks.joined().once(lambda: load_data(settings.data))
     settings = with_likelihood(settings, data.kind)
     model = build_model(settings.model, data.shape, settings.train.seed)
     run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
@@ -153,6 +155,8 @@ def train_together(
 
     UsageError where resumed runs stand at different steps.
     """
+    if Ranks.launched().several:
+        raise UsageError("train.replicas trains on one process; under torchrun, train seed by seed")
     first = settings.train.seed
     seeds = {seed: Path(out) / f"seed_{seed}" for seed in range(first, first + settings.train.replicas)}
     data = load_data(settings.data)
@@ -162,7 +166,7 @@ def train_together(
         own = replace(settings, train=replace(settings.train, seed=seed, replicas=1))
         sessions.append(Session(own, build_model(own.model, data.shape, seed), data, path))
     with claimed(Path(out), resume, overwrite):
-        describe_run(Path(out), settings, str(data), sessions[0].device, f"{len(seeds)} seeds as one")
+        describe_run(Path(out), settings, str(data), sessions[0].device, f"{len(seeds)} seeds as one", 1)
         return _run(sessions, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe), data
 
 
@@ -190,27 +194,29 @@ def _run(
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None,
 ) -> list[Run]:
     """Train the runs of sessions to their end; several step as one."""
-    first, train = sessions[0], sessions[0].settings.train
+    first, train, ranks = sessions[0], sessions[0].settings.train, sessions[0].ranks
     with contextlib.ExitStack() as stack:
         for session in sessions:
-            if session.path is not None:
-                stack.enter_context(claimed(session.path, resume, overwrite))
+            if (path := session.path) is not None:
+                ranks.once(functools.partial(stack.enter_context, claimed(path, resume, overwrite)))
         stack.enter_context(seeded(train.seed, "modules"))
         stack.enter_context(float32_products(train.precision))
         for session in sessions:
             if resume and session.path is not None:
                 session.resume()
-        steps = stepper(sessions)
+        stop = Stop(ranks)
+        steps = stepper(sessions, stop)
         plan, about = first.plan, str(first.data) if isinstance(first.data, Data) else "a DataLoader"
         if not first.progress.finished(plan):  # nothing is left to refuse
             for session in sessions:
                 if session.path is not None:
-                    describe_run(session.path, session.settings, about, first.device, session.form())
-            if verbose:
+                    ranks.once(functools.partial(session.describe, about))
+            if verbose and ranks.first:
                 print(about, file=sys.stderr)
         begun = first.state.step
-        members = [session.member(observe) for session in sessions]
-        Trainer(steps, first.state, first.source, plan, members, *_words(first.model), verbose=verbose).run()
+        members, words = [session.member(observe) for session in sessions], _words(first.model)
+        shows = verbose and ranks.first
+        Trainer(steps, first.state, first.source, plan, members, *words, verbose=shows, stop=stop).run()
     return [_finished(session, begun) for session in sessions]
 
 
@@ -221,7 +227,7 @@ def _finished(session: Session, begun: int) -> Run:
     return Run(model, session.settings, session.log.lines, session.path, state.step - begun, early)
 
 
-def stepper(sessions: Sequence[Session]) -> Stepper:
+def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
     """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
     first, train = sessions[0], sessions[0].settings.train
     if len({(session.state.step, session.recorded_form) for session in sessions}) > 1:
@@ -230,13 +236,16 @@ def stepper(sessions: Sequence[Session]) -> Stepper:
             f"the runs stopped at different steps ({places}), so they cannot go on as one; go on with each alone: "
             "train.py --resume DIRECTORY"
         )
+    plainly = first.algorithm, first.state, first.source, first.streams, first.dtype
+    if first.ranks.several:
+        return parallel_steps(*plainly, stop)
     steps = first.plan.steps(first.source.num_batches, first.source.num_data)
     form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source)
     compiles = first.source.batch_size if form == "compiled" else None
     cuda = first.device.type == "cuda" and train.compile != "never" and is_our_own(first.model)
     chosen = _functional(sessions, compiles) if compiles is not None or cuda or len(sessions) > 1 else None
     if chosen is None or not (cuda or chosen.form == "compiled" or len(sessions) > 1):
-        return one_by_one(first.algorithm, first.state, first.source, first.streams, first.dtype)
+        return one_by_one(*plainly)
     for k, session in enumerate(sessions):
         session.form, session.before_save = (lambda: chosen.form), functools.partial(chosen.before_save, k)
     sources, streams = [session.source for session in sessions], [session.streams for session in sessions]

@@ -16,10 +16,12 @@ from vae.errors import CheckpointError, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound
 from vae.models import VAE
 from vae.randomness import Streams
+from vae.ranks import Ranks
 from vae.training import checkpoint
 from vae.training.build import build_algorithm, check_batch_norm, check_objective, check_support, choose_device
-from vae.training.directory import check_same_run
+from vae.training.directory import check_same_run, describe_run
 from vae.training.log import Log
+from vae.training.parallel import check_same_data, own_device, prepare
 from vae.training.settings import Settings, TrainSettings
 from vae.training.trainer import Member, Plan, Progress
 
@@ -30,11 +32,14 @@ class Session:
     def __init__(self, settings: Settings, model: VAE, data: Any, path: Path | None) -> None:
         train = settings.train
         self.settings, self.model, self.data, self.path = settings, model, data, path
-        self.device = choose_device(train.device, train.precision)
+        self.ranks = ranks = Ranks.joined()
+        self.device = ranks.together(lambda: own_device(choose_device(train.device, train.precision), ranks))
         self.dtype = torch.float64 if train.precision == "float64" else torch.float32
         model.to(device=self.device, dtype=self.dtype).train()
         self.source = _source(data, model, train, self.device, self.dtype)
         check_batch_norm(model, self.source.smallest_batch, settings.objective.options["num_samples"])
+        if ranks.several:
+            prepare(model, self.source, settings, self.device, ranks)
         algorithm = build_algorithm(settings, self.source.num_data, self.source.num_batches)
         self.algorithm: AEVB = replace(algorithm, expand=self.source.expand)
         check_objective(self.algorithm.objective, model)
@@ -45,7 +50,7 @@ class Session:
         self.recorded_form: str | None = None  # of a resumed run
         self.form: Callable[[], str] = lambda: "plain"
         self.before_save: Callable[[], None] = lambda: None
-        self.log = Log(None if path is None else path / "metrics.jsonl")
+        self.log = Log(path / "metrics.jsonl" if path is not None and ranks.first else None)
         self.facts = {
             "config": plain(settings),
             "data_shape": list(model.data_shape),
@@ -53,10 +58,11 @@ class Session:
             "threads": torch.get_num_threads(),
             "data_range": list(data.train.range) if isinstance(data, Data) else None,
         }
+        check_same_data(self.facts["data_sha256"], ranks)
 
     def member(self, observe: Callable[[VAE, Data], list[dict[str, Any]]] | None) -> Member:
         """What the trainer has to know of this run."""
-        data, model = self.data, self.model
+        data, model, once = self.data, self.model, self.ranks.once
         validates = isinstance(data, Data) and data.validation is not None
         return Member(
             model,
@@ -64,9 +70,14 @@ class Session:
             self.log,
             self.save,
             self.last_good,
-            validate=(lambda: evaluation_line(model, data, "validation")) if validates else None,
-            observe=(lambda: observe(model, data)) if observe is not None else None,
+            validate=(lambda: once(lambda: evaluation_line(model, data, "validation"))) if validates else None,
+            observe=(lambda: once(lambda: observe(model, data))) if observe is not None else None,
         )
+
+    def describe(self, about: str) -> None:
+        """Write what the run is and runs on, in its directory."""
+        assert self.path is not None
+        describe_run(self.path, self.settings, about, self.device, self.form(), self.ranks.world)
 
     def file(self, name: str) -> Path:
         """Where a checkpoint lies."""
@@ -85,12 +96,14 @@ class Session:
         bad = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
         if bad is not None:
             raise TrainingFailed(f"parameter {bad} is not finite after step {self.state.step}; {self.last_good()}")
-        if self.path is None:
-            return
-        self.before_save()
+        if self.path is not None:
+            self.before_save()
+            self.ranks.once(lambda: self._write(name))
+
+    def _write(self, name: str) -> None:
         optimizer_tensors, optimizer_values = checkpoint.optimizer_state(self.state.optimizer)
         tensors = {
-            **checkpoint.prefixed("model", model.state_dict()),
+            **checkpoint.prefixed("model", self.model.state_dict()),
             **checkpoint.prefixed("optimizer", optimizer_tensors),
             **checkpoint.prefixed("memory", self.state.memory),
             **checkpoint.prefixed("streams", {**self.streams.state(), **self.source.state()}),
@@ -109,10 +122,11 @@ class Session:
     def resume(self) -> None:
         """Take up the state of the last checkpoint, if there is one; else start from the beginning."""
         path = self.file("last")
-        if not path.exists():
-            self.log.cut_back(0)
+        found = self.ranks.once(lambda: checkpoint.read(path, checkpoint.VALUES) if path.exists() else None)
+        if found is None:
+            self._cut_back_log(0)
             return
-        tensors, values = checkpoint.read(path, checkpoint.VALUES)
+        tensors, values = found
         checkpoint.load_model(self.state.model, tensors, path)
         check_same_run(path, values["config"], self.facts["config"])
         if values["data_sha256"] != self.facts["data_sha256"]:
@@ -140,7 +154,10 @@ class Session:
                 f"train.epochs: {self.plan.epochs}, and the run has begun epoch {begun}; give at least that"
             )
         self.progress.sums = {k: t.to(device) for k, t in checkpoint.under("sums", tensors).items()}
-        self.log.cut_back(self.progress.log_lines)
+        self._cut_back_log(self.progress.log_lines)
+
+    def _cut_back_log(self, count: int) -> None:
+        self.log.lines = self.ranks.once(lambda: self.log.cut_back(count))
 
 
 def _source(data: Data | Any, model: VAE, train: TrainSettings, device: torch.device, dtype: torch.dtype) -> Any:

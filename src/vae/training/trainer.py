@@ -18,6 +18,7 @@ from tqdm import tqdm
 from vae.algorithms import largest_gradient
 from vae.errors import Interrupted, TrainingFailed
 from vae.randomness import Streams
+from vae.ranks import Stop
 from vae.training.log import Log
 
 EXPLODED = 10  # an epoch's mean may fall below the best by this many times max(|best|, values a datum)
@@ -131,6 +132,7 @@ class Trainer:
     labels: Mapping[str, str]
     datum_size: int  # values a datum
     verbose: bool = True
+    stop: Stop = field(default_factory=Stop)
 
     def run(self) -> None:
         """Train to the end of the plan. Interrupted after a signal, TrainingFailed on a bound gone wrong."""
@@ -139,20 +141,21 @@ class Trainer:
         self._started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
         each = [member.progress.sums for member in self.members]
         self.sums = {name: torch.stack([sums[name] for sums in each]) for name in each[0]}  # (R,) each
-        with _signals() as stop, self._bar() as bar:
+        with _signals(self.stop), self._bar() as bar:
             if p.finished(self.plan) and p.count:  # resumed where a count of samples had ended within an epoch
                 self._end_epoch(bar, whole=False)
             while not p.finished(self.plan):
-                self._epoch(stop, bar)
-                if stop.signal is not None:
-                    self._stop(stop.signal)
+                self._epoch(bar)
+                self.stop.agree()
+                if self.stop.signal is not None:
+                    self._stop(self.stop.signal)
 
     @property
     def progress(self) -> Progress:
         """Where the run stands; runs that are trained together stand at the same place of their data."""
         return self.members[0].progress
 
-    def _epoch(self, stop: "_Stop", bar: Any) -> None:
+    def _epoch(self, bar: Any) -> None:
         p, shown, whole = self.progress, 0.0, True
         for steps in self._failing_steps():
             self._count(steps)
@@ -165,8 +168,8 @@ class Trainer:
             if enough and self.source.exact_within_epochs:  # a loader's epoch cannot be taken up in its middle
                 whole = p.batch == self.source.num_batches
                 break
-            if stop.signal is not None and p.batch < self.source.num_batches:
-                self._stop(stop.signal)
+            if self.stop.signal is not None and p.batch < self.source.num_batches:
+                self._stop(self.stop.signal)
         self._end_epoch(bar, whole)
 
     def _failing_steps(self) -> Iterator[Steps]:
@@ -212,7 +215,7 @@ class Trainer:
         self._report(everyone, bar)
         # The best before the last: a run killed between the two repeats the epoch and writes the same best again.
         self._save("best", improved)
-        due = time.monotonic() - self._saved_at >= self.plan.checkpoint_seconds
+        due = self.stop.ranks.once(lambda: time.monotonic() - self._saved_at >= self.plan.checkpoint_seconds)
         if whole and (due or p.finished(self.plan) or not self.source.exact_within_epochs):
             self._save("last", self.members)
 
@@ -303,29 +306,26 @@ class Trainer:
         return " ".join(f"{word} {values[name]:.1f}" for name, word in self.labels.items() if name in values)
 
 
-class _Stop:
-    """Which signal has asked the run to stop, if any."""
-
-    signal: int | None = None
-
-
 @contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Note SIGINT and SIGTERM, to be acted on between two steps; a second one is given to the handler before."""
-    stop = _Stop()
+def _signals(stop: Stop) -> Iterator[None]:
+    """Note SIGINT and SIGTERM, to be acted on between two steps; a second one is given to the handler before.
+
+    Among several ranks it is not: torchrun may send one after a cluster did, and the others wait for the checkpoint.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        signal.signal(number, before[number])
+        stop.hear(number)
+        if not stop.ranks.several:
+            signal.signal(number, before[number])
 
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         before[number] = signal.signal(number, note)
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

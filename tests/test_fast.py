@@ -7,6 +7,7 @@ some 60 units in the last place of a sum over hundreds of pixels.
 
 import itertools
 import json
+import math
 import warnings
 from dataclasses import replace
 
@@ -159,16 +160,39 @@ def form_of(path):
     return json.loads((path / "environment.json").read_text())["steps"]
 
 
+def test_the_rule_counts_what_a_run_computes():
+    """It compiles from the step on at which what it saves at the least, 1 ns a number, makes 8 seconds."""
+    model = vae.build(config())
+    # flat pixels, hidden, activation, 2 J; hidden, activation, pixels, images
+    assert fast.numbers(model.encoder, (1, 8, 8), model) == 64 + 8 + 8 + 6
+    assert fast.numbers(model.decoder, (3,), model) == 7 + 7 + 64 + 64
+    source = type("Source", (), {"batch_size": 50})()
+    a_step = 50 * (86 + 2 * 142) * fast.SAVED_A_NUMBER
+    enough = math.ceil(fast.SAVED_AT_LEAST / a_step)
+    forms = [fast.chosen_form("auto", model, steps, source, 2) for steps in (enough - 1, enough)]
+    assert forms == ["plain", "compiled"]
+    assert fast.chosen_form("never", model, 10**12, source, 2) == "plain"
+    assert fast.chosen_form("always", model, 1, source, 2) == "compiled"
+    source.batch_size = None  # a DataLoader whose minibatches are of any size
+    assert fast.chosen_form("always", model, 10**12, source, 2) == "plain"
+
+
+def test_convolutions_are_compiled_on_request_only():
+    conv = settings_of(CASES["convolutions"])
+    model = build_model(conv[0].model, conv[1], 0)
+    source = type("Source", (), {"batch_size": 50})()
+    assert [fast.chosen_form(s, model, 10**12, source, 1) for s in ("auto", "always")] == ["plain", "compiled"]
+
+
 def test_a_long_run_is_compiled_and_a_short_one_is_not(monkeypatch, tmp_path):
-    auto = {"compile": "auto"}
-    for pay, form in ((13, "plain"), (12, "compiled")):  # 3 epochs of 4 steps
-        monkeypatch.setattr(fast, "STEPS_THAT_PAY", pay)
-        train(read_settings(config(train=auto)), tmp_path / form, verbose=False)
+    for least, form in ((1e6, "plain"), (0.0, "compiled")):
+        monkeypatch.setattr(fast, "SAVED_AT_LEAST", least)
+        train(read_settings(config(train={"compile": "auto"})), tmp_path / form, verbose=False)
         assert form_of(tmp_path / form) == form
 
 
 def test_a_network_of_the_user_s_is_compiled_on_request_only(monkeypatch, tmp_path):
-    monkeypatch.setattr(fast, "STEPS_THAT_PAY", 1)
+    monkeypatch.setattr(fast, "SAVED_AT_LEAST", 0.0)
     for setting, form in (("auto", "plain"), ("always", "compiled")):
         encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4), torch.nn.Dropout(0.1))
         model = vae.VAE(encoder, vae.mlp_decoder(2, (1, 8, 8), hidden=(4,)), vae.Bernoulli((1, 8, 8)))
@@ -178,12 +202,12 @@ def test_a_network_of_the_user_s_is_compiled_on_request_only(monkeypatch, tmp_pa
 
 
 def test_a_resumed_run_keeps_its_form_and_its_bits(monkeypatch, tmp_path):
-    for form, pay in (("compiled", 1), ("plain", 10**6)):
-        monkeypatch.setattr(fast, "STEPS_THAT_PAY", pay)
+    for form, least in (("compiled", 0.0), ("plain", 1e6)):
+        monkeypatch.setattr(fast, "SAVED_AT_LEAST", least)
         auto = {"compile": "auto", "checkpoint_seconds": 0}
         train(read_settings(config(train={**auto, "epochs": 4})), tmp_path / f"whole {form}", verbose=False)
         train(read_settings(config(train={**auto, "epochs": 2})), tmp_path / form, verbose=False)
-        monkeypatch.setattr(fast, "STEPS_THAT_PAY", 10**6 if pay == 1 else 1)  # now the rule would choose the other
+        monkeypatch.setattr(fast, "SAVED_AT_LEAST", 1e6 - least)  # now the rule would choose the other
         train(read_settings(config(train={**auto, "epochs": 4})), tmp_path / form, resume=True, verbose=False)
         ends = [open_run(tmp_path / name, which="last").model.state_dict() for name in (form, f"whole {form}")]
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

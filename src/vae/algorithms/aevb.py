@@ -1,5 +1,6 @@
 """Auto-encoding variational Bayes: algorithm 1 of Kingma & Welling 2013."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -116,7 +117,7 @@ class AEVB:
 
 def check_finite(state: State, info: Info) -> None:
     """TrainingFailed where what was maximised is not finite: which term, and the largest gradient."""
-    if not torch.isfinite(info.objective):  # an objective carries the NaN and infinity of its terms
+    if not math.isfinite(info.objective):  # an objective carries the NaN and infinity of its terms
         raise TrainingFailed(
             f"{_non_finite_term(info.sums)} is not finite at step {state.step + 1}; "
             f"{largest_gradient(state.model)}; try a smaller learning rate, or train.clip_grad_norm"

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
 
 from vae.algorithms import AEVB, Info, State, check_finite
-from vae.models import VAE
+from vae.models import VAE, evaluating
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import Memory
 from vae.randomness import Streams, seeded
@@ -73,17 +73,46 @@ def pure_gradient(algorithm: AEVB, model: VAE) -> Callable[..., Gradient]:
 
 # ------------------------------------------------------------------------------------- compiled
 
-STEPS_THAT_PAY = 20_000
+# What `auto` goes by, calibrated over the configs on one thread and on two (README, "How fast is it?"): compiling took
+# 3.3 to 8 seconds, and then saved, at each step and each number that a layer gives, this long at the least.
+SAVED_A_NUMBER = 1e-9  # seconds
+SAVED_AT_LEAST = 8.0  # seconds that have to be saved over the run
 
 
-def chosen_form(setting: str, model: VAE, steps: int, source: Any) -> str:
+def chosen_form(setting: str, model: VAE, steps: int, source: Any, num_samples: int) -> str:
     """`compiled` or `plain`: a function of the config, the length of the run and the machine, never of a timing.
 
-    Compiling takes seconds and saves about a millisecond a step. It is left to `always` where a network is the user's
-    own, which may not bear being traced.
+    Not compiled by `auto`: on CUDA, where the steps are captured; convolutions, which it does not speed up; a network
+    of the user's own, which may not bear being traced.
     """
-    pays = setting == "always" or (setting == "auto" and steps >= STEPS_THAT_PAY and is_our_own(model))
-    return "compiled" if pays and source.batch_size is not None else "plain"
+    if source.batch_size is None or setting == "never":
+        return "plain"
+    if setting == "always":
+        return "compiled"
+    layers = [*model.encoder.modules(), *model.decoder.modules()]
+    unfit = model.prior.mean.is_cuda or any(isinstance(m, nn.modules.conv._ConvNd) for m in layers)
+    if unfit or not is_our_own(model):
+        return "plain"
+    encoder = numbers(model.encoder, model.data_shape, model)
+    decoder = numbers(model.decoder, (model.latent_dim,), model)
+    saved = steps * source.batch_size * (encoder + num_samples * decoder) * SAVED_A_NUMBER
+    return "compiled" if saved >= SAVED_AT_LEAST else "plain"
+
+
+def numbers(network: nn.Module, shape: tuple[int, ...], model: VAE) -> int:
+    """How many numbers all layers of a network give for one datum."""
+    total = 0
+
+    def add(layer: nn.Module, given: Any, output: Tensor) -> None:
+        nonlocal total
+        total += output.numel()
+
+    hooks = [layer.register_forward_hook(add) for layer in network.modules() if not list(layer.children())]
+    with evaluating(network):
+        network(torch.zeros(1, *shape).to(model.prior.mean))
+    for hook in hooks:
+        hook.remove()
+    return total
 
 
 def is_our_own(model: VAE) -> bool:
@@ -154,6 +183,8 @@ class Functional:
         """Ascend the objective on a minibatch of stored pixels; TrainingFailed where it is not finite."""
         parameters, number = [p.detach() for p in self.parameters], self.states[0].step
         step = torch.tensor(number, device=batch.device)
+        for parameter in self.parameters:
+            parameter.grad = None  # its memory, still in the cache, is the new gradient's
         gradient = self.program(self.size_of(batch), parameters, self.buffers, batch, noise, self.memory, step)
         with torch.no_grad():
             for buffer, after in zip(self.buffers, gradient.buffers, strict=True):

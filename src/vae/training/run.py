@@ -240,7 +240,8 @@ def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
     if first.ranks.several:
         return parallel_steps(*plainly, stop)
     steps = first.plan.steps(first.source.num_batches, first.source.num_data)
-    form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source)
+    L = first.algorithm.objective.num_samples
+    form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source, L)
     compiles = first.source.batch_size if form == "compiled" else None
     cuda = first.device.type == "cuda" and train.compile != "never" and is_our_own(first.model)
     chosen = _functional(sessions, compiles) if compiles is not None or cuda or len(sessions) > 1 else None

@@ -61,7 +61,7 @@ class TrainSettings:
     device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda where there is one"] = "auto"
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float64"], "auto: float32"] = "auto"
     compile: Annotated[
-        Literal["auto", "always", "never"], "torch.compile of the step; auto: where the run is long enough"
+        Literal["auto", "always", "never"], "the step by torch.compile; auto: where the run is long enough to win by it"
     ] = "auto"
 
     def __post_init__(self) -> None:

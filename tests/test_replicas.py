@@ -16,7 +16,7 @@ from vae.commands.train import main as train_command
 from vae.errors import ConfigError, TrainingFailed, UsageError
 from vae.training import fast, read_settings
 from vae.training.opened import history, open_run
-from vae.training.run import train, train_together
+from vae.training.run import train, train_replicas
 
 BATCH_NORM = {"encoder": {"hidden": [8, 5], "batch_norm": True}, "decoder": {"hidden": [7], "batch_norm": True}}
 
@@ -70,7 +70,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_each_replica_follows_the_single_run_of_its_seed(case, tmp_path):
     settings = small(**CASES[case])
-    train_together(settings, tmp_path / "together", verbose=False)
+    train_replicas(settings, tmp_path / "together", verbose=False)
     for seed in (4, 5, 6):
         train(single(settings, seed), tmp_path / f"{seed}", verbose=False)
         assert_follows(tmp_path / "together" / f"seed_{seed}", tmp_path / f"{seed}")
@@ -84,16 +84,16 @@ def test_with_every_optimizer_and_resumed(optimizer, tmp_path):
     settings = small(train={"optimizer": options, "epochs": 2})
     if optimizer == "adafactor":
         with pytest.raises(ConfigError, match="adafactor"):
-            train_together(settings, tmp_path / "together", verbose=False)
+            train_replicas(settings, tmp_path / "together", verbose=False)
         return
-    train_together(small(train={"optimizer": options, "epochs": 1}), tmp_path / "together", verbose=False)
-    train_together(settings, tmp_path / "together", resume=True, verbose=False)
+    train_replicas(small(train={"optimizer": options, "epochs": 1}), tmp_path / "together", verbose=False)
+    train_replicas(settings, tmp_path / "together", resume=True, verbose=False)
     train(single(settings, 5), tmp_path / "5", verbose=False)
     assert_follows(tmp_path / "together" / "seed_5", tmp_path / "5")
 
 
 def test_a_replica_goes_on_as_an_ordinary_run(tmp_path):
-    train_together(small(train={"epochs": 2}), tmp_path / "together", verbose=False)
+    train_replicas(small(train={"epochs": 2}), tmp_path / "together", verbose=False)
     alone = single(small(train={"epochs": 3}), 5)
     train(alone, tmp_path / "together" / "seed_5", resume=True, verbose=False)
     train(alone, tmp_path / "5", verbose=False)
@@ -101,15 +101,15 @@ def test_a_replica_goes_on_as_an_ordinary_run(tmp_path):
 
 
 def test_runs_that_stand_at_different_steps_are_not_mixed(tmp_path):
-    train_together(small(train={"epochs": 2}), tmp_path / "x", verbose=False)
+    train_replicas(small(train={"epochs": 2}), tmp_path / "x", verbose=False)
     train(single(small(train={"epochs": 3}), 5), tmp_path / "x" / "seed_5", resume=True, verbose=False)
     with pytest.raises(UsageError, match=r"seed_4 at 8.*seed_5 at 12.*each alone"):
-        train_together(small(), tmp_path / "x", resume=True, verbose=False)
+        train_replicas(small(), tmp_path / "x", resume=True, verbose=False)
 
 
 def test_compiled_replicas_follow_too(tmp_path):
     settings = small(model=BATCH_NORM, train={"compile": "always", "epochs": 2})
-    train_together(settings, tmp_path / "together", verbose=False)
+    train_replicas(settings, tmp_path / "together", verbose=False)
     train(single(settings, 6), tmp_path / "6", verbose=False)
     assert_follows(tmp_path / "together" / "seed_6", tmp_path / "6")
     assert json.loads((tmp_path / "together" / "seed_6" / "environment.json").read_text())["steps"] == "compiled"
@@ -125,7 +125,7 @@ def test_the_failing_seed_is_told_by_its_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fast.AEVB, "values", values)
     with pytest.raises(TrainingFailed, match="is not finite at step 6"):
-        train_together(small(train={"checkpoint_seconds": 0}), tmp_path / "x", verbose=False)
+        train_replicas(small(train={"checkpoint_seconds": 0}), tmp_path / "x", verbose=False)
 
 
 def test_the_command_trains_measures_and_sums_up(tmp_path, capsys):

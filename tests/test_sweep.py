@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from vae.commands.evaluate import main as evaluate
-from vae.commands.grid import cell_name, short_names
+from vae.commands.grid import SEED, Cell, cell_name, short_names
 from vae.commands.results import over_seeds
 from vae.commands.sweep import main
 from vae.commands.train import main as train
@@ -242,6 +242,29 @@ def test_the_same_command_again_trains_nothing_and_prints_one_object(copied, cap
     assert printed == record(out)
     assert captured.err.strip() == "4 runs, 4 of them finished"
     assert states(out) == before
+
+
+def test_seeds_that_train_as_one_program_come_to_the_same_table(swept, tmp_path, capsys):
+    command = ["--config", str(swept / "tiny.yaml"), "--out", str(tmp_path / "s")]
+    assert main([*command, *GRID, "--engine", "replicas"]) == 0
+    assert "training" in capsys.readouterr().err
+    for row, expected in zip(record(tmp_path / "s")["rows"], record(swept / "s")["rows"], strict=True):
+        assert (row["runs"], row["seeds"]) == (expected["runs"], expected["seeds"])
+        for key in ("elbo", "log_p_x_given_z", "kl", "train_elbo"):
+            assert row[key]["mean"] == pytest.approx(expected[key]["mean"], rel=1e-4)  # float32, the same noise
+    steps = [json.loads((run / "environment.json").read_text())["steps"] for run in (tmp_path / "s" / "runs").iterdir()]
+    assert steps == ["plain"] * 4
+
+
+def test_what_has_begun_goes_on_alone(tmp_path, monkeypatch):
+    from vae.commands import engines
+
+    pairs = [(point, seed) for point in "ab" for seed in (0, 1, 2)]
+    cells = [Cell(f"{p}{seed}", {"x": p, SEED: seed}, None, tmp_path / f"{p}{seed}") for p, seed in pairs]
+    (tmp_path / "b1" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(engines, "_in_workers", lambda groups, processes, threads: groups)
+    groups = engines.run_as_replicas(cells, 1, 1)
+    assert [[cell.name for cell in group] for group in groups] == [["a0", "a1", "a2"], ["b0", "b2"], ["b1"]]
 
 
 # ------------------------------------------------------------------------------------- stopped, and gone on with

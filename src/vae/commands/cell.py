@@ -1,4 +1,4 @@
-"""One cell of a sweep, as a process of its own (`python -m vae.commands.cell`) or within a worker of Ray."""
+"""One cell of a sweep, or its seeds together: a process (`python -m vae.commands.cell`), or a task of Ray."""
 
 from __future__ import annotations
 
@@ -17,28 +17,36 @@ if TYPE_CHECKING:
     from vae.commands.grid import Cell
 
 
-def arguments(cell: Cell, threads: int) -> list[str]:
-    """What `main` takes to train a cell."""
+def arguments(cells: Sequence[Cell], threads: int) -> list[str]:
+    """What `main` takes to train cells that differ in nothing but the seed."""
     from vae.config import plain
 
-    return [json.dumps(plain(cell.settings)), str(cell.path), str(threads)]
+    paths = {cell.settings.train.seed: str(cell.path) for cell in cells}
+    return [json.dumps(plain(cells[0].settings)), json.dumps(paths), str(threads)]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure a cell, from its last checkpoint on where it has one."""
+    """Train and measure a cell from its last checkpoint on, where it has one, or several as one program."""
     import torch
 
     from vae.commands.base import open_on_device
     from vae.commands.evaluate import keep
-    from vae.commands.train import measure, train_runs
+    from vae.commands.train import measure, test_curve, train_runs
     from vae.training import read_settings
+    from vae.training.run import train_together
 
-    settings, path, threads = argv or sys.argv[1:]
+    raw, raw_paths, threads = argv or sys.argv[1:]
     torch.set_num_threads(int(threads))
-    _, data = train_runs(read_settings(json.loads(settings)), Path(path), resume=True, verbose=False)
-    opened = open_on_device(path, None)
-    keep(opened, measure(opened, data))
+    settings = read_settings(json.loads(raw))
+    paths = {int(seed): Path(path) for seed, path in json.loads(raw_paths).items()}
+    if len(paths) > 1:
+        _, data = train_together(settings, paths, resume=True, verbose=False, observe=test_curve)
+    else:
+        _, data = train_runs(settings, next(iter(paths.values())), resume=True, verbose=False)
+    for path in paths.values():
+        opened = open_on_device(path, None)
+        keep(opened, measure(opened, data))
 
 
 def _end_with_parent() -> None:

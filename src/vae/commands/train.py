@@ -98,16 +98,19 @@ def train_runs(settings: Settings, path: Path, **how: Any) -> tuple[list[Run], D
 
     Keywords are those of `vae.training.run.train`.
     """
-    from vae.training.run import train, train_together
-    from vae.training.session import evaluation_line
-
-    def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
-        return [{"split": "test", **evaluation_line(model, data, "test")}]
+    from vae.training.run import train, train_replicas
 
     if settings.train.replicas > 1:
-        return train_together(settings, path, observe=test_curve, **how)
+        return train_replicas(settings, path, observe=test_curve, **how)
     run, data = train(settings, path, observe=test_curve, **how)
     return [run], data
+
+
+def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
+    """The ELBO of the test split, for the metrics."""
+    from vae.training.session import evaluation_line
+
+    return [{"split": "test", **evaluation_line(model, data, "test")}]
 
 
 def measure(opened: Opened, data: Data) -> dict[str, Any]:

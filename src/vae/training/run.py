@@ -5,7 +5,7 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,31 +142,41 @@ def train(
     return run, data
 
 
+def train_replicas(settings: Settings, out: str | Path, **how: Any) -> tuple[list[Run], Data]:
+    """Train `train.replicas` seeds as one program; each run is left in `out/seed_N` as if it had been trained alone.
+
+    Keywords are those of `train_together`.
+    """
+    seeds = range(settings.train.seed, settings.train.seed + settings.train.replicas)
+    return train_together(settings, {seed: Path(out) / f"seed_{seed}" for seed in seeds}, group=Path(out), **how)
+
+
 def train_together(
     settings: Settings,
-    out: str | Path,
+    seeds: Mapping[int, Path],
     *,
+    group: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     verbose: bool = True,
     observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
 ) -> tuple[list[Run], Data]:
-    """Train `train.replicas` seeds as one program; each run is left in `out/seed_N` as if it had been trained alone.
+    """Train the runs of several seeds, which differ in nothing else, as one program, each in its own directory.
 
-    UsageError where resumed runs stand at different steps.
+    `group` is a directory that says so. UsageError where resumed runs stand at different steps.
     """
     if Ranks.launched().several:
         raise UsageError("train.replicas trains on one process; under torchrun, train seed by seed")
-    first = settings.train.seed
-    seeds = {seed: Path(out) / f"seed_{seed}" for seed in range(first, first + settings.train.replicas)}
     data = load_data(settings.data)
     settings = with_likelihood(settings, data.kind)
     sessions = []
     for seed, path in seeds.items():
         own = replace(settings, train=replace(settings.train, seed=seed, replicas=1))
         sessions.append(Session(own, build_model(own.model, data.shape, seed), data, path))
-    with claimed(Path(out), resume, overwrite):
-        describe_run(Path(out), settings, str(data), sessions[0].device, f"{len(seeds)} seeds as one", 1)
+    with contextlib.ExitStack() as stack:
+        if group is not None:
+            stack.enter_context(claimed(group, resume, overwrite))
+            describe_run(group, settings, str(data), sessions[0].device, f"{len(seeds)} seeds as one", 1)
         return _run(sessions, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe), data
 
 

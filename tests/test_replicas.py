@@ -14,7 +14,7 @@ from tests.test_fast import before_normalisation, config
 from vae.algorithms import OPTIMIZERS
 from vae.commands.train import main as train_command
 from vae.errors import ConfigError, TrainingFailed, UsageError
-from vae.training import fast, read_settings
+from vae.training import checkpoint, fast, read_settings
 from vae.training.opened import history, open_run
 from vae.training.run import train, train_replicas
 
@@ -105,6 +105,27 @@ def test_runs_that_stand_at_different_steps_are_not_mixed(tmp_path):
     train(single(small(train={"epochs": 3}), 5), tmp_path / "x" / "seed_5", resume=True, verbose=False)
     with pytest.raises(UsageError, match=r"seed_4 at 8.*seed_5 at 12.*each alone"):
         train_replicas(small(), tmp_path / "x", resume=True, verbose=False)
+
+
+@pytest.mark.parametrize("place", ["write", "rename"])
+@pytest.mark.parametrize("calls", range(1, 7))
+def test_a_kill_between_the_checkpoints_of_a_save_takes_no_run_from_the_others(place, calls, tmp_path, monkeypatch):
+    settings = small(train={"epochs": 3, "checkpoint_seconds": 0})
+    train_together(settings, tmp_path / "whole", verbose=False)
+    real, left = getattr(checkpoint, place), iter([None] * calls)
+
+    def killed(*given):
+        next(left)
+        real(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(checkpoint, place, killed)
+        train_together(settings, tmp_path / "x", verbose=False)
+    train_together(settings, tmp_path / "x", resume=True, verbose=False)
+    for seed in (4, 5, 6):
+        files = (tmp_path / name / f"seed_{seed}" / "checkpoints" for name in ("whole", "x"))
+        ours, theirs = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in files)
+        assert ours == theirs
 
 
 def test_compiled_replicas_follow_too(tmp_path):

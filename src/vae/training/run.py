@@ -33,7 +33,7 @@ from vae.training.directory import claimed, describe_run
 from vae.training.fast import Functional, chosen_form, functional, in_turn, is_our_own
 from vae.training.parallel import parallel_steps
 from vae.training.replicas import Replicated
-from vae.training.session import Session
+from vae.training.session import Session, finish_save
 from vae.training.settings import Settings, read_settings
 from vae.training.trainer import Stepper, Trainer, one_by_one
 
@@ -211,6 +211,8 @@ def _run(
                 ranks.once(functools.partial(stack.enter_context, claimed(path, resume, overwrite)))
         stack.enter_context(seeded(train.seed, "modules"))
         stack.enter_context(float32_products(train.precision))
+        if resume and len(sessions) > 1:
+            finish_save(sessions)
         for session in sessions:
             if resume and session.path is not None:
                 session.resume()

@@ -180,8 +180,10 @@ class Trainer:
             yield from self.steps(p.epoch, p.batch, None if samples is None else samples - p.samples)
 
     def _count(self, steps: Steps) -> None:
-        for name, value in steps.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.reshape(-1)
+        self.sums = {  # in the order of the step, which a checkpoint does not keep
+            name: self.sums[name] + value if name in self.sums else value.reshape(-1)
+            for name, value in steps.sums.items()
+        }
         for k, member in enumerate(self.members):
             p = member.progress
             if p.reference is None:

@@ -14,7 +14,7 @@ import torch
 
 from vae.config import plain
 from vae.data import Data, load_data
-from vae.errors import Interrupted, PosteriorCollapse, UsageError
+from vae.errors import ConfigError, Interrupted, PosteriorCollapse, UsageError
 from vae.evaluation import evaluate_bound
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE
@@ -167,6 +167,8 @@ def train_together(
     """
     if Ranks.launched().several:
         raise UsageError("train.replicas trains on one process; under torchrun, train seed by seed")
+    if settings.train.patience is not None:
+        raise ConfigError("train.patience stops one run early, and runs that are trained together all go to the end")
     data = load_data(settings.data)
     settings = with_likelihood(settings, data.kind)
     sessions = []

@@ -128,7 +128,7 @@ def test_the_first_step_that_is_not_finite_is_noted_and_freezes_the_run(device, 
     rows = both.captured(1, 0)
     next(rows)  # steps 6 and 7, of which 7 is not finite
     frozen = {name: value.clone() for name, value in both.states[0].model.state_dict().items()}
-    with pytest.raises(TrainingFailed, match=r"kl is not finite at step 7; before it"):
+    with pytest.raises(TrainingFailed, match=r"kl is not finite at step 7; try"):
         list(rows)
     for name, value in both.states[0].model.state_dict().items():
         assert torch.equal(value, frozen[name])
@@ -142,6 +142,16 @@ def test_the_first_step_that_is_not_finite_is_noted_and_freezes_the_run(device, 
     for name, value in frozen.items():  # it stopped where the plain run stood before its failing step
         if name not in before_normalisation(both.states[0].model):
             torch.testing.assert_close(value, plain_state[name], rtol=1e-8, atol=1e-8)
+
+
+def test_a_failure_is_told_with_the_last_report_since_none_may_ask_for_more():
+    both = Both({})
+    steps = both.captured(0, 3)
+    next(steps)
+    with torch.no_grad():
+        both.form.parameters[0].fill_(torch.nan)
+    with pytest.raises(TrainingFailed, match="at step 2"):
+        next(both.captured(0, 4))
 
 
 def test_a_count_of_samples_ends_within_a_replay():

@@ -253,3 +253,11 @@ def test_other_sizes_are_not_compiled(monkeypatch):
     assert sizes == [M]
     assert real is not fast.program
     assert state.step == 3
+
+
+def test_a_line_of_an_error_says_more_than_that_there_is_one():
+    assert fast.one_line(RuntimeError("backend='inductor' raised:\nno compiler\n\nmore")) == (
+        "backend='inductor' raised: no compiler"
+    )
+    assert fast.one_line(RuntimeError("one\ntwo")) == "one"
+    assert fast.one_line(ValueError()) == "ValueError"

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tests.test_fast import before_normalisation, config
-from vae.algorithms import OPTIMIZERS
+from vae.algorithms import OPTIMIZERS, largest_gradient
+from vae.commands.plot import main_curves as curves_command
 from vae.commands.train import main as train_command
 from vae.errors import ConfigError, TrainingFailed, UsageError
-from vae.training import fast, read_settings
+from vae.training import checkpoint, fast, read_settings
 from vae.training.opened import history, open_run
-from vae.training.run import train, train_replicas
+from vae.training.run import train, train_replicas, train_together
 
 BATCH_NORM = {"encoder": {"hidden": [8, 5], "batch_norm": True}, "decoder": {"hidden": [7], "batch_norm": True}}
 
@@ -107,6 +108,27 @@ def test_runs_that_stand_at_different_steps_are_not_mixed(tmp_path):
         train_replicas(small(), tmp_path / "x", resume=True, verbose=False)
 
 
+@pytest.mark.parametrize("place", ["write", "rename"])
+@pytest.mark.parametrize("calls", range(1, 7))
+def test_a_kill_between_the_checkpoints_of_a_save_takes_no_run_from_the_others(place, calls, tmp_path, monkeypatch):
+    settings = small(train={"epochs": 3, "checkpoint_seconds": 0})
+    train_replicas(settings, tmp_path / "whole", verbose=False)
+    real, left = getattr(checkpoint, place), iter([None] * calls)
+
+    def killed(*given):
+        next(left)
+        real(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(checkpoint, place, killed)
+        train_replicas(settings, tmp_path / "x", verbose=False)
+    train_replicas(settings, tmp_path / "x", resume=True, verbose=False)
+    for seed in (4, 5, 6):
+        files = (tmp_path / name / f"seed_{seed}" / "checkpoints" for name in ("whole", "x"))
+        ours, theirs = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in files)
+        assert ours == theirs
+
+
 def test_compiled_replicas_follow_too(tmp_path):
     settings = small(model=BATCH_NORM, train={"compile": "always", "epochs": 2})
     train_replicas(settings, tmp_path / "together", verbose=False)
@@ -115,7 +137,7 @@ def test_compiled_replicas_follow_too(tmp_path):
     assert json.loads((tmp_path / "together" / "seed_6" / "environment.json").read_text())["steps"] == "compiled"
 
 
-def test_the_failing_seed_is_told_by_its_checkpoint(tmp_path, monkeypatch):
+def test_the_failing_run_is_told(tmp_path, monkeypatch):
     real = fast.AEVB.values
 
     def values(self, model, batch, noise, memory, step):
@@ -124,7 +146,7 @@ def test_the_failing_seed_is_told_by_its_checkpoint(tmp_path, monkeypatch):
         return maximised, memory, {k: v.where(~bad, torch.nan) for k, v in sums.items()}
 
     monkeypatch.setattr(fast.AEVB, "values", values)
-    with pytest.raises(TrainingFailed, match="is not finite at step 6"):
+    with pytest.raises(TrainingFailed, match=r"run [123] of 3: .* is not finite at step 6"):
         train_replicas(small(train={"checkpoint_seconds": 0}), tmp_path / "x", verbose=False)
 
 
@@ -146,6 +168,31 @@ def test_the_command_trains_measures_and_sums_up(tmp_path, capsys):
     assert train_command(["--resume", str(tmp_path / "x")]) == 2
 
 
-def test_early_stopping_is_of_single_runs():
+def test_overwriting_leaves_no_run_of_before(tmp_path):
+    train_replicas(small(train={"epochs": 1}), tmp_path / "x", verbose=False)
+    (tmp_path / "x" / "seed_notes").mkdir()
+    (tmp_path / "x" / "seed_6" / "config.yaml").unlink()  # and so no run
+    train_replicas(small(train={"epochs": 1, "seed": 1, "replicas": 2}), tmp_path / "x", overwrite=True, verbose=False)
+    assert {p.name for p in (tmp_path / "x").glob("seed_*")} == {"seed_1", "seed_2", "seed_6", "seed_notes"}
+    train(single(small(train={"epochs": 1}), 1), tmp_path / "x", overwrite=True, verbose=False)
+    assert {p.name for p in (tmp_path / "x").glob("seed_*")} == {"seed_6", "seed_notes"}
+
+
+def test_the_curves_of_several_seeds_are_asked_for_one_by_one(tmp_path, capsys):
+    train_replicas(small(train={"epochs": 1, "replicas": 2}), tmp_path / "x", verbose=False)
+    assert curves_command([str(tmp_path / "x")]) == 2
+    assert "2 seeds; give one of them" in capsys.readouterr().err
+
+
+def test_an_exploding_seed_is_not_told_of_gradients_that_it_has_not(tmp_path):
+    settings = small(train={"optimizer": {"name": "sgd", "lr": 0.1}})
+    model = train_replicas(settings, tmp_path / "x", verbose=False)[0][0].model
+    assert largest_gradient(model) == "its gradients are not at hand"
+
+
+def test_early_stopping_is_of_single_runs(tmp_path):
+    stops = small(data={"validation_size": 20}, train={"patience": 1, "replicas": 1})
+    with pytest.raises(ConfigError, match=r"patience.*trained together"):
+        train_together(stops, {4: tmp_path / "4", 5: tmp_path / "5"}, verbose=False)
     with pytest.raises(ConfigError, match=r"patience.*replicas"):
         small(train={"patience": 2})

@@ -160,6 +160,7 @@ def test_a_longer_count_of_samples_later_is_that_count_at_once(tmp_path):
     run(config(train={"epochs": None, "samples": 900}), tmp_path / "whole")
     ours, theirs = (metrics(tmp_path / name) for name in ("parts", "whole"))
     assert [x for x in ours if x["split"] == "train"] == [x for x in theirs if x["split"] == "train"]
+    assert [list(x) for x in ours] == [list(x) for x in theirs]  # in the same order, line by line
 
 
 def test_the_last_checkpoint_is_not_starved_by_the_best(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -256,15 +257,17 @@ def test_seeds_that_train_as_one_program_come_to_the_same_table(swept, tmp_path,
     assert steps == ["plain"] * 4
 
 
-def test_what_has_begun_goes_on_alone(tmp_path, monkeypatch):
+def test_what_has_begun_or_may_stop_early_goes_on_alone(tmp_path, monkeypatch):
     from vae.commands import engines
 
-    pairs = [(point, seed) for point in "ab" for seed in (0, 1, 2)]
-    cells = [Cell(f"{p}{seed}", {"x": p, SEED: seed}, None, tmp_path / f"{p}{seed}") for p, seed in pairs]
+    pairs = [(point, seed) for point in "abc" for seed in (0, 1, 2)]
+    stops = {p: SimpleNamespace(train=SimpleNamespace(patience=3 if p == "c" else None)) for p in "abc"}
+    cells = [Cell(f"{p}{seed}", {"x": p, SEED: seed}, stops[p], tmp_path / f"{p}{seed}") for p, seed in pairs]
     (tmp_path / "b1" / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(engines, "_in_workers", lambda groups, processes, threads: groups)
     groups = engines.run_as_replicas(cells, 1, 1)
-    assert [[cell.name for cell in group] for group in groups] == [["a0", "a1", "a2"], ["b0", "b2"], ["b1"]]
+    names = [[cell.name for cell in group] for group in groups]
+    assert names == [["a0", "a1", "a2"], ["b0", "b2"], ["b1"], ["c0"], ["c1"], ["c2"]]
 
 
 # ------------------------------------------------------------------------------------- stopped, and gone on with

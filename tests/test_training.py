@@ -309,7 +309,8 @@ def explode(bounds, size=64, objective=False):
     split = vae.load_data("digits", train_size=size).train
     source = Resident(split, size, 0, torch.device("cpu"), torch.float32)
     state = State(torch.nn.Linear(1, 1), None)
-    member = Member(state.model, Progress(), Log(None), lambda name: None, lambda: "no checkpoint")
+    keep = [lambda name: None, lambda name, other: None, lambda: "no checkpoint"]
+    member = Member(state.model, Progress(), Log(None), *keep)
     steps = one_by_one(Given(), state, source, Streams(0, torch.device("cpu")), torch.float32)
     Trainer(steps, state, source, Plan(len(bounds), None), [member], "elbo", {}, 64, verbose=False).run()
     return member.log.lines

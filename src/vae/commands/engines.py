@@ -64,12 +64,12 @@ def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generato
 def run_as_replicas(cells: Sequence[Cell], processes: int, threads: int) -> Generator[Event, None, None]:
     """Train cells that differ in the seed alone as one program, in worker processes.
 
-    One that has begun already goes on alone, since the others may stand elsewhere.
+    One that has begun already goes on alone, since the others may stand elsewhere, and so does one that may stop early.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        begun = (cell.path / "checkpoints").exists()
-        groups.setdefault(cell.name if begun else json.dumps(cell.point, sort_keys=True), []).append(cell)
+        alone = (cell.path / "checkpoints").exists() or cell.settings.train.patience is not None
+        groups.setdefault(cell.name if alone else json.dumps(cell.point, sort_keys=True), []).append(cell)
     return _in_workers(list(groups.values()), processes, threads)
 
 

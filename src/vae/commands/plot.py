@@ -73,7 +73,7 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     from vae.figures import curves
     from vae.training import read_settings
     from vae.training.directory import open_config
-    from vae.training.opened import history
+    from vae.training.opened import check_single, history
 
     runs = list(dict.fromkeys(runs))  # the same one twice would be one line
     densities = []
@@ -83,6 +83,7 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
         densities.append(likelihood is None or likelihood.name != "grey_cross_entropy")
         histories[name + ("" if densities[-1] or len(runs) == 1 else " (no density)")] = history(run)
         if not history(run):
+            check_single(run)
             raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
     if len(set(densities)) == 2:
         print("densities and grey cross-entropy (no density) do not compare: mind the labels", file=sys.stderr)

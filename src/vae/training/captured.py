@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.algorithms import largest_gradient
 from vae.errors import TrainingFailed
 from vae.training.fast import Functional
 from vae.training.trainer import Stepper, Steps
@@ -51,6 +50,7 @@ class DeviceStep:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=like.dtype, device=like.device)
         if "capturable" in group:
             group["capturable"] = like.is_cuda
+            form.optimizer._warned_capturable_if_run_uncaptured = True  # as the first ones are
         for state in form.optimizer.state.values():  # of a resumed run
             if "step" in state and "capturable" in group:
                 state["step"] = state["step"].to(like.device)
@@ -100,7 +100,7 @@ class DeviceStep:
             terms = (name for name in self.bad if name not in ("elbo", "objective"))
             term = next((name for name in terms if not torch.isfinite(self.bad[name]).all()), "the objective")
             raise TrainingFailed(
-                f"{term} is not finite at step {number}; before it, {largest_gradient(self.form.states[0].model)}; "
+                f"{term} is not finite at step {number}; "  # its gradients have been overwritten by zeros
                 "try a smaller learning rate, or train.clip_grad_norm"
             )
 
@@ -186,8 +186,9 @@ def captured_steps(form: Functional, sources: Sequence[Any], streams: Sequence[A
             rows = rows.unflatten(1, (count, -1)).transpose(0, 1)  # (K, R, M)
             graphs(rows if together else rows[:, 0], rates(states[0].step, count))
             form.count(count)
+            if first + count == end:  # before the last report, since none may ask for more
+                step.check()
             yield Steps(count, rows.shape[0] * rows.shape[2], step.take())
-        step.check()
 
     return steps
 

@@ -53,6 +53,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def rename(path: Path, target: Path) -> None:
+    """Let a whole file take the place of another, on the disk too."""
+    os.replace(path, target)
+    _sync_folder(target.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -14,7 +14,7 @@ import torch
 
 from vae import __version__
 from vae.config import differences, dump, load_yaml, plain
-from vae.errors import CheckpointError, UsageError
+from vae.errors import CheckpointError, UsageError, VaeError
 from vae.training.checkpoint import write_atomically
 from vae.training.settings import Settings, read_settings
 
@@ -47,6 +47,9 @@ def claimed(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
     with locked(path):
         if overwrite:
+            for seed in _seeds(path):
+                with locked(seed):
+                    shutil.rmtree(seed)
             for target in (path / name for name in OWN_FILES):
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         yield
@@ -78,6 +81,16 @@ def _is_run(path: Path) -> bool:
         return (path / "config.yaml").exists() and "vae" in json.loads((path / "environment.json").read_text())
     except (OSError, ValueError):
         return False
+
+
+def _seeds(path: Path) -> list[Path]:
+    """The runs of the seeds that were trained as one and left in a directory, by its config."""
+    try:
+        train = read_settings(open_config(path)).train
+    except VaeError:
+        return []
+    seeds = range(train.seed, train.seed + train.replicas) if train.replicas > 1 else ()
+    return [run for run in (path / f"seed_{seed}" for seed in seeds) if _is_run(run)]
 
 
 def describe_run(path: Path, settings: Settings, data: str, device: torch.device, form: str, processes: int) -> None:

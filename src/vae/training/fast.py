@@ -264,8 +264,9 @@ def in_turn(form: Functional, sources: Sequence[Any], streams: Sequence[Streams]
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error, and the second where the first only announces it."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0]}" if more and first.endswith(":") else first
 
 
 def program(function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:

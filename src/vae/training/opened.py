@@ -45,8 +45,8 @@ def open_run(
     raw = open_config(path)
     files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
     there = [name for name, file in files.items() if file.exists()]
-    if not there and (seeds := sorted(path.glob("seed_*"))):
-        raise UsageError(f"{path}: holds the runs of {len(seeds)} seeds; give one of them, such as {seeds[0]}")
+    if not there:
+        check_single(path)
     if not there:
         raise CheckpointError(f"{path}: has no checkpoint yet; train it: train.py --resume {path}")
     if which is not None and which not in there:
@@ -62,6 +62,12 @@ def open_run(
     checkpoint.load_model(model, tensors, file)
     data_range = tuple(values["data_range"]) if values["data_range"] else None
     return Opened(model.eval(), settings, path, which, values["step"], values["data_sha256"], data_range)
+
+
+def check_single(path: Path) -> None:
+    """UsageError where a directory holds the runs of several seeds."""
+    if seeds := sorted(path.glob("seed_*")):
+        raise UsageError(f"{path}: holds the runs of {len(seeds)} seeds; give one of them, such as {seeds[0]}")
 
 
 def finished_at(path: Path, settings: Settings) -> int | None:

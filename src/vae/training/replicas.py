@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.algorithms import AEVB, Info, State, check_finite
-from vae.errors import ConfigError
+from vae.errors import ConfigError, TrainingFailed
 from vae.training.fast import Functional, pure_gradient
 
 _COUNTS = {"step", "mu_product", "eta", "mu"}  # what optimizers keep as one number for a whole tensor
@@ -41,12 +41,15 @@ class Replicated(Functional):
         return batch.shape[1]
 
     def check(self, sums: dict[str, Tensor]) -> None:
-        """TrainingFailed where what one of them maximised is not finite."""
+        """TrainingFailed where what one of them maximised is not finite: which run, and what."""
         if not torch.isfinite(Info.of(sums).objective).all():
             for k, state in enumerate(self.states):
                 for own, parameter in zip(state.model.parameters(), self.parameters, strict=True):
                     own.grad = parameter.grad[k]  # type: ignore[index]
-                check_finite(state, Info.of({name: value[k] for name, value in sums.items()}))
+                try:
+                    check_finite(state, Info.of({name: value[k] for name, value in sums.items()}))
+                except TrainingFailed as error:
+                    raise TrainingFailed(f"run {k + 1} of {len(self.states)}: {error}") from None
 
     def clip(self, largest: float) -> None:
         """As torch.nn.utils.clip_grad_norm_, by the norm of each replica's own gradient."""

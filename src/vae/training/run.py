@@ -14,7 +14,7 @@ import torch
 
 from vae.config import plain
 from vae.data import Data, load_data
-from vae.errors import Interrupted, PosteriorCollapse, UsageError
+from vae.errors import ConfigError, Interrupted, PosteriorCollapse, UsageError
 from vae.evaluation import evaluate_bound
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE
@@ -33,7 +33,7 @@ from vae.training.directory import claimed, describe_run
 from vae.training.fast import Functional, chosen_form, functional, in_turn, is_our_own
 from vae.training.parallel import parallel_steps
 from vae.training.replicas import Replicated
-from vae.training.session import Session
+from vae.training.session import Session, finish_save
 from vae.training.settings import Settings, read_settings
 from vae.training.trainer import Stepper, Trainer, one_by_one
 
@@ -167,6 +167,8 @@ def train_together(
     """
     if Ranks.launched().several:
         raise UsageError("train.replicas trains on one process; under torchrun, train seed by seed")
+    if settings.train.patience is not None:
+        raise ConfigError("train.patience stops one run early, and runs that are trained together all go to the end")
     data = load_data(settings.data)
     settings = with_likelihood(settings, data.kind)
     sessions = []
@@ -211,6 +213,8 @@ def _run(
                 ranks.once(functools.partial(stack.enter_context, claimed(path, resume, overwrite)))
         stack.enter_context(seeded(train.seed, "modules"))
         stack.enter_context(float32_products(train.precision))
+        if resume and len(sessions) > 1:
+            finish_save(sessions)
         for session in sessions:
             if resume and session.path is not None:
                 session.resume()

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vae.training.directory import check_same_run, describe_run
 from vae.training.log import Log
 from vae.training.parallel import check_same_data, own_device, prepare
 from vae.training.settings import Settings, TrainSettings
-from vae.training.trainer import Member, Plan, Progress
+from vae.training.trainer import NEXT, Member, Plan, Progress
 
 
 class Session:
@@ -69,6 +69,7 @@ class Session:
             self.progress,
             self.log,
             self.save,
+            self.rename,
             self.last_good,
             validate=(lambda: once(lambda: evaluation_line(model, data, "validation"))) if validates else None,
             observe=(lambda: once(lambda: observe(model, data))) if observe is not None else None,
@@ -99,6 +100,16 @@ class Session:
         if self.path is not None:
             self.before_save()
             self.ranks.once(lambda: self._write(name))
+
+    def rename(self, name: str, other: str) -> None:
+        """Put a checkpoint in the place of another."""
+        if self.path is not None:
+            checkpoint.rename(self.file(name), self.file(other))
+
+    def step_of(self, name: str) -> int:
+        """The step of a checkpoint; -1 where there is none."""
+        file = self.file(name)
+        return checkpoint.read(file, checkpoint.VALUES)[1]["step"] if file.exists() else -1
 
     def _write(self, name: str) -> None:
         optimizer_tensors, optimizer_values = checkpoint.optimizer_state(self.state.optimizer)
@@ -158,6 +169,14 @@ class Session:
 
     def _cut_back_log(self, count: int) -> None:
         self.log.lines = self.ranks.once(lambda: self.log.cut_back(count))
+
+
+def finish_save(sessions: Sequence[Session]) -> None:
+    """Finish what a kill has cut short: where one of several runs has its new checkpoint, all have written theirs."""
+    newest = max(session.step_of("last") for session in sessions)
+    for session in sessions:
+        if session.step_of("last") < newest and session.step_of(NEXT) == newest:
+            session.rename(NEXT, "last")
 
 
 def _source(data: Data | Any, model: VAE, train: TrainSettings, device: torch.device, dtype: torch.dtype) -> Any:

@@ -21,6 +21,7 @@ from vae.randomness import Streams
 from vae.ranks import Stop
 from vae.training.log import Log
 
+NEXT = "next"  # the checkpoint of a run that waits for those of the others
 EXPLODED = 10  # an epoch's mean may fall below the best by this many times max(|best|, values a datum)
 
 
@@ -94,15 +95,16 @@ class Progress:
 class Member:
     """One run among those that are trained together (mostly it is alone), with what is its own.
 
-    `save(name)` writes a checkpoint and `last_good()` says which one to go back to. `validate` gives the line of an
-    evaluation, whose `score` chooses the best checkpoint; `observe` gives further lines for the log and must not change
-    the state.
+    `save(name)` writes a checkpoint, `rename(name, other)` puts one in the place of another, and `last_good()` says
+    which one to go back to. `validate` gives the line of an evaluation, whose `score` chooses the best checkpoint;
+    `observe` gives further lines for the log and must not change the state.
     """
 
     model: Any
     progress: Progress
     log: Log
     save: Callable[[str], None]
+    rename: Callable[[str, str], None]
     last_good: Callable[[], str]
     validate: Callable[[], dict[str, Any]] | None = None
     observe: Callable[[], list[dict[str, Any]]] | None = None
@@ -178,8 +180,10 @@ class Trainer:
             yield from self.steps(p.epoch, p.batch, None if samples is None else samples - p.samples)
 
     def _count(self, steps: Steps) -> None:
-        for name, value in steps.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.reshape(-1)
+        self.sums = {  # in the order of the step, which a checkpoint does not keep
+            name: self.sums[name] + value if name in self.sums else value.reshape(-1)
+            for name, value in steps.sums.items()
+        }
         for k, member in enumerate(self.members):
             p = member.progress
             if p.reference is None:
@@ -250,12 +254,17 @@ class Trainer:
         p.reference = max(p.reference, mean)
 
     def _save(self, name: str, members: Sequence[Member]) -> None:
+        # All or none: runs that are trained together go on together only from one place, so that none gets its new
+        # checkpoint before all have written theirs. A resume takes up what is cut short in between.
+        together = len(self.members) > 1 and name == "last"
         for member in members:
             p, place = member.progress, self.members.index(member)
             p.sums = {key: value[place] for key, value in self.sums.items()}
             member.log.flush()
             p.log_lines = len(member.log.lines)
-            member.save(name)
+            member.save(NEXT if together else name)
+        for member in members if together else []:
+            member.rename(NEXT, name)
         if name == "last":
             self._saved_at = time.monotonic()
 

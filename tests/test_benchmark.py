@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from vae.commands import benchmark, growth, tutorial
-from vae.commands.benchmark import alternate, main, plain_step
+from vae.commands.benchmark import alternate, library_step, main, plain_step
 from vae.data import Split, load_data
 from vae.training import read_settings, roofline
 from vae.training.build import build_model
@@ -336,3 +336,18 @@ def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, config, tmp
     assert sentence in captured.err
     assert captured.err.strip().count("\n") == 0
     assert captured.out == ""
+
+
+def test_replicas_are_one_step_of_so_many_runs(capsys, in_root):
+    command = ["--config", "configs/digits_d2.yaml", "--set", "train.replicas=2", "train.compile=never", "--json"]
+    assert main(command) == 0
+    r = json.loads(capsys.readouterr().out)
+    assert (r["replicas"], r["steps"]) == (2, "plain")
+    assert r["images_per_second"] == pytest.approx(2 * r["batch_size"] * 1000 / r["step_ms"])
+    assert r["times_the_tutorial"] == pytest.approx(r["images_per_second"] / r["tutorial_images_per_second"])
+
+
+def test_a_long_run_s_form_is_measured():
+    """Convolutions are not compiled by `auto`, however long the run."""
+    settings, data = made(["train.compile=auto", *CONV])
+    assert library_step(settings, data)[1]() == "plain"

@@ -213,6 +213,14 @@ def test_a_resumed_run_keeps_its_form_and_its_bits(monkeypatch, tmp_path):
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+def test_a_finished_run_compiles_nothing_when_it_is_resumed(monkeypatch, tmp_path):
+    train(read_settings(config()), tmp_path / "x", verbose=False)
+    before = (tmp_path / "x" / "checkpoints" / "last.safetensors").read_bytes()
+    monkeypatch.setattr(fast, "program", lambda *_: pytest.fail("compiled"))
+    train(read_settings(config()), tmp_path / "x", resume=True, verbose=False)
+    assert (tmp_path / "x" / "checkpoints" / "last.safetensors").read_bytes() == before
+
+
 def test_what_cannot_be_compiled_runs_plain_after_one_line(monkeypatch, tmp_path):
     def no_compiler(*_, **__):
         raise RuntimeError("no C++ compiler\nand more lines")

@@ -218,6 +218,7 @@ def _run(
         for session in sessions:
             if resume and session.path is not None:
                 session.resume()
+        _check_places(sessions)
         stop = Stop(ranks)
         steps = stepper(sessions, stop)
         plan, about = first.plan, str(first.data) if isinstance(first.data, Data) else "a DataLoader"
@@ -241,18 +242,24 @@ def _finished(session: Session, begun: int) -> Run:
     return Run(model, session.settings, session.log.lines, session.path, state.step - begun, early)
 
 
-def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
-    """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
-    first, train = sessions[0], sessions[0].settings.train
+def _check_places(sessions: Sequence[Session]) -> None:
+    """UsageError where runs that are to be trained together stand at different steps, or step in different forms."""
     if len({(session.state.step, session.recorded_form) for session in sessions}) > 1:
         places = ", ".join(f"{session.path} at {session.state.step}" for session in sessions)
         raise UsageError(
             f"the runs stopped at different steps ({places}), so they cannot go on as one; go on with each alone: "
             "train.py --resume DIRECTORY"
         )
+
+
+def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
+    """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
+    first, train = sessions[0], sessions[0].settings.train
     plainly = first.algorithm, first.state, first.source, first.streams, first.dtype
     if first.ranks.several:
         return parallel_steps(*plainly, stop)
+    if first.progress.finished(first.plan):  # there is no step to make, and nothing to compile
+        return one_by_one(*plainly)
     steps = first.plan.steps(first.source.num_batches, first.source.num_data)
     L = first.algorithm.objective.num_samples
     form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source, L)

@@ -48,7 +48,7 @@ class Session:
         self.plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
         self.progress = Progress()
         self.recorded_form: str | None = None  # of a resumed run
-        self.form: Callable[[], str] = lambda: "plain"
+        self.form: Callable[[], str] = lambda: self.recorded_form or "plain"
         self.before_save: Callable[[], None] = lambda: None
         self.log = Log(path / "metrics.jsonl" if path is not None and ranks.first else None)
         self.facts = {

@@ -141,6 +141,18 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def add_set(parser: Parser, of: str = "") -> None:
+    """Settings beside a config."""
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"settings that replace the file's{of}",
+    )
+
+
 def add_runs(parser: Parser, several: bool = False) -> None:
     """The run, or runs, of a command."""
     parser.add_argument("run", nargs="+" if several else None, metavar="RUN", help="a run directory of train.py")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.commands.base import Parser, command, positive
+from vae.commands.base import Parser, add_set, command, positive
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +37,7 @@ def _parser() -> Parser:
         "--config configs/mnist_d2.yaml",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML config, as train.py takes it")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that replace the file's",
-    )
+    add_set(parser)
     parser.add_argument("--batch-size", type=positive, metavar="M", help="short for --set train.batch_size=M")
     parser.add_argument(
         "--growth",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.commands.base import Parser, command, positive
+from vae.commands.base import Parser, add_set, command, positive
 from vae.errors import Interrupted, TrainingFailed
 
 if TYPE_CHECKING:
@@ -30,14 +30,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--config", required=True, metavar="FILE", help="a YAML config; configs/ holds one an experiment"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that replace the file's, in every run",
-    )
+    add_set(parser, ", in every run")
     parser.add_argument(
         "--grid",
         nargs="+",

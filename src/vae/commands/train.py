@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.commands.base import Parser, command
+from vae.commands.base import Parser, add_set, command
 from vae.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -26,14 +26,7 @@ def _parser() -> Parser:
         "--config configs/digits_d2.yaml --set model.latent_dim=10 train.epochs=50 --out runs/digits_d10",
     )
     parser.add_argument("--config", metavar="FILE", help="a YAML config; configs/ holds one an experiment")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that replace the file's",
-    )
+    add_set(parser)
     parser.add_argument("--out", metavar="RUN", help="the run directory (default: runs/<name of the config>)")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run, to the same bits as one never stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that the directory holds")

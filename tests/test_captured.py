@@ -85,7 +85,7 @@ def few_steps_a_replay(monkeypatch):
 def test_steps_on_the_device_equal_plain_ones(case, device):
     both = Both(CASES[case], device)
     assert captures(both.form, both.runs[1][0][2])
-    for epoch in range(8):
+    for epoch in range(11):
         start = 1 if epoch == 3 else 0  # as after a resume within an epoch
         plain = list(both.plain[0](epoch, start))
         found = list(both.captured(epoch, start))
@@ -197,6 +197,7 @@ def test_graphs_are_replayed_and_nothing_waits_for_the_device():
             next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert both.states[0].step == 5 * 5
 
 
 def test_a_graph_takes_the_shape_of_its_rows_only(monkeypatch):

@@ -49,11 +49,6 @@ class AEVB:
     autocast: torch.dtype | None = None  # the dtype of the networks' products, where it is not the parameters'
     expand: Callable[[Tensor], Tensor] | None = None  # from stored pixels to images, where they are stored otherwise
 
-    @property
-    def form(self) -> str:
-        """What the steps are: `plain`; the fast forms have other names."""
-        return "plain"
-
     def init(self, model: VAE) -> State:
         """The state before the first step."""
         return State(model, self.init_optimizer(model.parameters()))

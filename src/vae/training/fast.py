@@ -143,7 +143,8 @@ class Program:
     def _function(self, batch_size: int, given: Sequence[Any]) -> Callable[..., Gradient]:
         if batch_size != self.compiles:
             return self.gradient
-        kind = tuple(given[-2])
+        *_, memory, _ = given
+        kind = tuple(memory)
         if kind not in self._compiled:
             try:
                 self._compiled[kind] = program(self.gradient, given)

@@ -256,10 +256,11 @@ def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
     """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
     first, train = sessions[0], sessions[0].settings.train
     plainly = first.algorithm, first.state, first.source, first.streams, first.dtype
+    if first.progress.finished(first.plan) and not first.ranks.several:  # no step to make, and nothing to compile
+        return one_by_one(*plainly)
+    first.form = lambda: "plain"  # also of a run that was begun compiled, where that cannot be done any more
     if first.ranks.several:
         return parallel_steps(*plainly, stop)
-    if first.progress.finished(first.plan):  # there is no step to make, and nothing to compile
-        return one_by_one(*plainly)
     steps = first.plan.steps(first.source.num_batches, first.source.num_data)
     L = first.algorithm.objective.num_samples
     form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source, L)

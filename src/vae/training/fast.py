@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call, grad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
@@ -279,8 +279,26 @@ def program(function: Callable[..., Any], given: Sequence[Any]) -> Callable[...,
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it tells of a missing CUDA on any CPU
     graph = make_fx(function)(*given)
+    cast_before_transposing(graph)
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "fallback_random": True}
     compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
     with torch.no_grad():
         compiled(*given)  # compiles it now: the function is pure
     return compiled
+
+
+def cast_before_transposing(program: fx.GraphModule) -> None:
+    """Write every cast(t(a)) as t(cast(a)), in place: the same values.
+
+    Autocast casts transposed weights, and so their gradients; the compiler makes of each two transpositions in memory,
+    where t(a) alone costs nothing (a sixth of a step in bfloat16).
+    """
+    cast, transpose = torch.ops.aten._to_copy.default, torch.ops.aten.t.default
+    for node in program.graph.find_nodes(op="call_function", target=cast):
+        transposed, *_ = node.args
+        if transposed.target is transpose:
+            node.replace_input_with(transposed, *transposed.args)
+            with program.graph.inserting_after(node):
+                again = program.graph.call_function(transpose, (node,))
+            node.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again)
+    program.recompile()

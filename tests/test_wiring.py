@@ -30,6 +30,7 @@ from vae.training.build import build_algorithm, build_objective, resolve
 from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
 from vae.training.log import Log
 from vae.training.opened import open_run
+from vae.training.products import float32_products
 from vae.training.run import train
 from vae.training.session import evaluation_line, fingerprint
 from vae.training.trainer import Trainer
@@ -75,13 +76,37 @@ def test_schedules_and_warm_up_count_in_epochs():
 
 def test_float32_products_are_true_ones_while_training():
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision("high")
+    between = torch.full((64, 256), 1 + 2**-20)  # neither bfloat16 nor TF32 holds it
     seen = []
-    observe = lambda model, data: seen.append(torch.get_float32_matmul_precision()) or []  # noqa: E731
+    observe = lambda model, data: seen.append(torch.equal(between @ torch.eye(256), between)) or []  # noqa: E731
     train(read_settings(config(train={"epochs": 1})), None, verbose=False, observe=observe)
-    assert seen == ["highest"]
-    assert torch.get_float32_matmul_precision() == "medium"
+    assert seen == [True]
+    assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("processor", "rounds", "expected"),
+    [("AMD EPYC", False, "medium"), ("AMD EPYC", True, "highest"), ("Intel Xeon", False, "highest")],
+)
+def test_onednn_multiplies_where_mkl_is_slow_and_the_products_stay_true(processor, rounds, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": processor}, raising=False)
+    if rounds:  # as a processor with matrix units for bfloat16 does
+        monkeypatch.setattr(torch, "equal", lambda a, b: False)
+    before = torch.get_float32_matmul_precision()
+    with float32_products("float32", torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_on_cuda_float32_products_are_true_or_tf32():
+    before = torch.backends.cudnn.allow_tf32
+    for precision, expected in (("float32", "highest"), ("tf32", "high")):
+        with float32_products(precision, torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == expected
+            assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_densities_are_float32_under_autocast():

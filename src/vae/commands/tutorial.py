@@ -17,6 +17,7 @@ from vae.data.sets import DataSettings, data_root
 from vae.models import VAE
 from vae.training import Settings
 from vae.training.build import build_model, build_objective, choose_device
+from vae.training.products import TRUE, multiplied
 from vae.training.settings import ModifierSettings
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}
@@ -41,12 +42,13 @@ def tutorial_step(settings: Settings, data: Data) -> tuple[Callable[[], None], s
     loss_of = _loss(settings, model)
 
     def step() -> None:
-        x = next(batches)[0].to(device)
-        optimizer.zero_grad()
-        loss = loss_of(x)
-        loss.backward()
-        optimizer.step()
-        loss.item()
+        with multiplied(TRUE):  # as PyTorch does by default
+            x = next(batches)[0].to(device)
+            optimizer.zero_grad()
+            loss = loss_of(x)
+            loss.backward()
+            optimizer.step()
+            loss.item()
 
     return step, name
 

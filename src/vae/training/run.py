@@ -5,7 +5,7 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,12 @@ from vae.priors import PRIORS
 from vae.randomness import seeded
 from vae.ranks import Ranks, Stop
 from vae.schema import describe
-from vae.training.build import (
-    build_model,
-    with_likelihood,
-)
+from vae.training.build import build_model, with_likelihood
 from vae.training.captured import captured_steps, captures
 from vae.training.directory import claimed, describe_run
 from vae.training.fast import Functional, chosen_form, functional, in_turn, is_our_own
 from vae.training.parallel import parallel_steps
+from vae.training.products import float32_products
 from vae.training.replicas import Replicated
 from vae.training.session import Session, finish_save
 from vae.training.settings import Settings, read_settings
@@ -212,7 +210,7 @@ def _run(
             if (path := session.path) is not None:
                 ranks.once(functools.partial(stack.enter_context, claimed(path, resume, overwrite)))
         stack.enter_context(seeded(train.seed, "modules"))
-        stack.enter_context(float32_products(train.precision))
+        stack.enter_context(float32_products(train.precision, first.device))
         if resume and len(sessions) > 1:
             finish_save(sessions)
         for session in sessions:
@@ -308,16 +306,3 @@ def warn_of_collapse(active_units: int) -> None:
             PosteriorCollapse,
             stacklevel=3,
         )
-
-
-@contextlib.contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """TF32 products and convolutions on CUDA where asked for; true float32 ones otherwise."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Step = Callable[[], None]
 
-ROUNDS, ROUND_SECONDS = 9, 0.4  # rounds of the two loops in turn, and how long each loop runs in one
+ROUNDS, ROUND_SECONDS = 9, 0.4  # rounds of loops and floor in turn, and how long each loop runs in one
 STAND_IN_SIZE = 50_000  # random images in the place of data that are not at hand
 
 
@@ -53,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Benchmark a config."""
     args = _parser().parse_args(argv)
     from vae.commands.growth import growth, growth_table
-    from vae.training.run import float32_products
+    from vae.training.build import choose_device
+    from vae.training.products import float32_products
 
     settings, data, stand_in = prepare(args)
     if stand_in:
         print(f"{args.config}: {data.name} is not at hand; {data.rule} stand in for it", file=sys.stderr)
     settings, data = in_whole_batches(settings, data)
     record = {"config": args.config, **machine(settings)}
-    with float32_products(settings.train.precision):
+    with float32_products(settings.train.precision, choose_device(settings.train.device)):
         record |= {"growth": growth(settings, data)} if args.growth else measure(settings, data)
     if args.json:
         print(json.dumps(record, allow_nan=False))
@@ -216,15 +217,23 @@ def _next_of(steps: Stepper) -> Step:
 # ------------------------------------------------------------------------------------- measuring
 
 
-def alternate(steps: Sequence[Step], device: torch.device) -> tuple[list[list[float]], list[int]]:
-    """Seconds a step of each loop, one value a round, the loops in turn; and how many steps of each make a round."""
+def alternate(
+    steps: Sequence[Step], least: Callable[[], tuple[float, ...]], device: torch.device
+) -> tuple[list[list[float]], list[int]]:
+    """Seconds a step of each loop and what `least` tells, a value a round, all in turn; how many steps make a round.
+
+    In turn, since whatever else the machine does then slows all of them alike.
+    """
     from vae.training.roofline import seconds_per_call
 
     counts = []
     for step in steps:
         seconds_per_call(step, 2, device)  # warm
         counts.append(max(1, math.ceil(ROUND_SECONDS / seconds_per_call(step, 3, device))))
-    rounds = [[seconds_per_call(s, n, device) for s, n in zip(steps, counts, strict=True)] for _ in range(ROUNDS)]
+    rounds = [
+        [*(seconds_per_call(step, n, device) for step, n in zip(steps, counts, strict=True)), *least()]
+        for _ in range(ROUNDS)
+    ]
     return [list(column) for column in zip(*rounds, strict=True)], counts
 
 
@@ -245,22 +254,23 @@ def measure(settings: Settings, data: Data) -> dict[str, Any]:
         step()
     memory = peak_memory_mb(device)  # before anything but the training is made
     tutorial, images = tutorial_step(settings, data)
-    (ours, theirs), counts = alternate([step, tutorial], device)
     specification, state = plain_step(settings, data)
-    least = floor(specification, state.optimizer, device)
+    least = floor(specification, state.optimizer)
+    (ours, theirs, *floors), counts = alternate([step, tutorial], lambda: least.seconds(device), device)
     (low, median, high), (their_low, their_median, their_high) = quartiles(ours), quartiles(theirs)
     runs = settings.train.replicas  # a step is one of each
+    products, moved = (1000 * runs * statistics.median(column) for column in floors)
     return {
         "steps": form(),
         "replicas": runs,
-        "floor_ms": 1000 * runs * least.seconds,
-        "floor_products_ms": 1000 * runs * least.products_seconds,
-        "floor_memory_ms": 1000 * runs * least.memory_seconds,
+        "floor_ms": products + moved,
+        "floor_products_ms": products,
+        "floor_memory_ms": moved,
         "products_gflop": runs * least.flops / 1e9,
         "update_mb": runs * least.bytes / 1e6,
         "step_ms": median,
         "step_ms_quartiles": [low, high],
-        "floor_over_step": 1000 * runs * least.seconds / median,
+        "floor_over_step": (products + moved) / median,
         "images_per_second": 1000 * runs * size / median,
         "tutorial_step_ms": their_median,
         "tutorial_step_ms_quartiles": [their_low, their_high],

@@ -31,7 +31,7 @@ INTO: dict[Any, Callable[..., Tensor]] = {
     aten.bmm: torch.bmm,
     aten.baddbmm: torch.baddbmm,
 }
-MEDIANS, TIMINGS = 5, 5  # the best of so many medians of so many timings
+TIMINGS = 5
 SHORTEST = 2e-4  # seconds; what is shorter is repeated within a timing
 
 # ------------------------------------------------------------------------------------- what a step multiplies
@@ -120,18 +120,17 @@ def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device
     return (time.perf_counter() - began) / repeats
 
 
-def best_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds a call, warm: the best of several medians, since other programs only ever add to it."""
+def median_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds a call, warm: the median of some timings."""
     seconds_per_call(call, 2, device)
-    repeats = math.ceil(SHORTEST / seconds_per_call(call, 3, device))
-    timings = ([seconds_per_call(call, repeats, device) for _ in range(TIMINGS)] for _ in range(MEDIANS))
-    return min(map(statistics.median, timings))
+    repeats = math.ceil(SHORTEST / seconds_per_call(call, 1, device))
+    return statistics.median(seconds_per_call(call, repeats, device) for _ in range(TIMINGS))
 
 
 def product_seconds(product: Product, device: torch.device) -> float:
     """Seconds of a product alone, as recorded or, if that is faster, with its images channels last."""
     layouts = [False, True] if any(len(shape) == 4 for shape in product.shapes) else [False]
-    return min(best_seconds(_call(product, device, channels_last), device) for channels_last in layouts)
+    return min(median_seconds(_call(product, device, channels_last), device) for channels_last in layouts)
 
 
 def _call(product: Product, device: torch.device, channels_last: bool) -> Callable[[], Any]:
@@ -167,31 +166,27 @@ def pass_seconds(count: int, device: torch.device) -> float:
     In place as an update is, and no larger, since what fits into a cache stays there between steps. A copy would also
     fetch the lines that it overwrites, and takes longer for the same bytes than the update itself.
     """
-    return best_seconds(torch.ones(max(1, count // 8), device=device).neg_, device)
+    return median_seconds(torch.ones(max(1, count // 8), device=device).neg_, device)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time of a step, in seconds: products and memory, with the flops and bytes behind them."""
+    """The least that a step has to do: its products, each so often, and the bytes that its update moves."""
 
-    products_seconds: float
-    memory_seconds: float
-    flops: int
+    products: Counter[Product]
     bytes: int
 
     @property
-    def seconds(self) -> float:
-        """Products, and then memory."""
-        return self.products_seconds + self.memory_seconds
+    def flops(self) -> int:
+        """Of all products."""
+        return sum(count * product.flops for product, count in self.products.items())
+
+    def seconds(self, device: torch.device) -> tuple[float, float]:
+        """What the products take now, and what the memory takes; a step takes at least their sum."""
+        products = sum(count * product_seconds(product, device) for product, count in self.products.items())
+        return products, pass_seconds(self.bytes, device)
 
 
-def floor(step: Callable[[], Any], optimizer: Optimizer, device: torch.device) -> Floor:
+def floor(step: Callable[[], Any], optimizer: Optimizer) -> Floor:
     """The floor of a step that updates by an optimizer; the step is made once."""
-    products = record(step)
-    moved = update_bytes(optimizer)
-    return Floor(
-        sum(count * product_seconds(product, device) for product, count in products.items()),
-        pass_seconds(moved, device),
-        sum(count * product.flops for product, count in products.items()),
-        moved,
-    )
+    return Floor(record(step), update_bytes(optimizer))

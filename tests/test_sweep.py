@@ -19,7 +19,7 @@ import yaml
 
 from vae.commands.evaluate import main as evaluate
 from vae.commands.grid import SEED, Cell, cell_name, short_names
-from vae.commands.results import over_seeds
+from vae.commands.results import over_seeds, paired_difference
 from vae.commands.sweep import main
 from vae.commands.train import main as train
 from vae.config import override, read_grid
@@ -230,6 +230,25 @@ def test_a_single_seed_has_the_standard_error_of_its_data():
     assert over_seeds([one]) == {"mean": -3.0, "stderr": 0.2}
     three = [{"mean": mean, "stderr": 9.0} for mean in (1.0, 2.0, 6.0)]
     assert over_seeds(three) == {"mean": 3.0, "stderr": pytest.approx(statistics.stdev([1, 2, 6]) / math.sqrt(3))}
+
+
+def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
+    elbos = [
+        json.loads((swept / "s" / "runs" / name / "evaluation.json").read_text())["elbo"]["mean"] for name in NAMES
+    ]
+    a, b = elbos[2] - elbos[0], elbos[3] - elbos[1]
+    first, second = record(swept / "s")["rows"]
+    found = second["difference"]
+    assert first["difference"] is None
+    assert (found["mean"], found["stderr"]) == (pytest.approx((a + b) / 2), pytest.approx(abs(a - b) / 2))
+    assert found["interval"] == pytest.approx([found["mean"] + sign * 12.7062 * found["stderr"] for sign in (-1, 1)])
+    assert f"{found['mean']:.2f} [{found['interval'][0]:.2f}, " in (swept / "s" / "sweep.md").read_text()
+
+
+def test_differences_are_over_the_seeds_that_both_have():
+    found = paired_difference({3: 1.0, 1: 2.0, 2: 4.0, 9: 100.0}, {1: 1.0, 2: 2.0, 3: 3.0})
+    assert (found["mean"], found["seeds"]) == (pytest.approx(1 / 3), 3)
+    assert paired_difference({1: 2.0, 5: 1.0}, {1: 1.0}) is None
 
 
 def test_the_same_command_again_trains_nothing_and_prints_one_object(copied, capsys):

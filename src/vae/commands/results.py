@@ -25,12 +25,19 @@ def summary(
     points: dict[str, list[tuple[Cell, Record | None]]] = {}
     for cell, record in cells:
         points.setdefault(json.dumps(cell.point, sort_keys=True), []).append((cell, record))
+    rows = [_row(of_point) for of_point in points.values()]
+    elbos = [
+        {cell.settings.train.seed: record["elbo"]["mean"] for cell, record in of_point if record is not None}
+        for of_point in points.values()
+    ]
+    for row, elbo in zip(rows, elbos, strict=True):
+        row["difference"] = None if row is rows[0] else paired_difference(elbo, elbos[0])
     return {
         "config": config,
         "grid": grid,
         "unit": "nats a datum",
         "runs": len(cells),
-        "rows": [_row(of_point) for of_point in points.values()],
+        "rows": rows,
         "failed": dict(failures),
     }
 
@@ -57,6 +64,22 @@ def over_seeds(values: Sequence[Record]) -> dict[str, Any]:
     means = [value["mean"] for value in values]
     stderr = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else values[0]["stderr"]
     return {"mean": statistics.fmean(means), "stderr": stderr}
+
+
+def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:
+    """The mean of value - other over the seeds of both, its standard error and Student's 95 % interval.
+
+    Runs of one seed share initial weights (where they fit), order and noise. None for fewer than two such seeds.
+    """
+    from scipy.special import stdtrit
+
+    differences = [value - others[seed] for seed, value in values.items() if seed in others]
+    n = len(differences)
+    if n < 2:
+        return None
+    mean, stderr = statistics.fmean(differences), statistics.stdev(differences) / n**0.5
+    half = float(stdtrit(n - 1, 0.975)) * stderr
+    return {"mean": mean, "stderr": stderr, "interval": [mean - half, mean + half], "seeds": n}
 
 
 def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
@@ -118,6 +141,10 @@ def _markdown(record: Record) -> str:
     body = [[value_text(row[key]) for key in keys] + [_cell(row[c]) for c in COLUMNS] for row in rows]
     for row, line in zip(rows, body, strict=True):
         line += [str(len(row["seeds"])), row["stderr_over"] or "-"]
+    differ = any(row["difference"] for row in rows)
+    if differ:
+        head.append("minus the first")
+        body = [[*line, _difference_cell(row["difference"])] for row, line in zip(rows, body, strict=True)]
     if any(row["density"] is False for row in rows):
         head.append("density")
         body = [
@@ -129,6 +156,8 @@ def _markdown(record: Record) -> str:
     text = f"# {Path(record['config']).stem}: {record['runs']} runs\n\n"
     text += "Nats a datum, ± standard error: over the seeds, or over the test data of a single run.\n\n"
     text += _aligned([head, ["---"] * len(head), *body])
+    if differ:
+        text += "\nMinus the first: the test ELBO less that of the first row, seed by seed, with its 95 % interval.\n"
     if any(row["density"] is False for row in rows):
         text += "\nGrey cross-entropy is no density of x: compare these values with one another only.\n"
     for name, reason in record["failed"].items():
@@ -140,6 +169,10 @@ def _cell(value: Record | None) -> str:
     if value is None:
         return "-"
     return f"{value['mean']:.2f}" + (f" ± {value['stderr']:.2f}" if value["stderr"] is not None else "")
+
+
+def _difference_cell(value: Record | None) -> str:
+    return "-" if value is None else "{:.2f} [{:.2f}, {:.2f}]".format(value["mean"], *value["interval"])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -358,4 +358,15 @@ def test_replicas_are_one_step_of_so_many_runs(capsys, in_root):
 def test_a_long_run_s_form_is_measured():
     """Convolutions are not compiled by `auto`, however long the run."""
     settings, data = made(["train.compile=auto", *CONV])
-    assert library_step(settings, data)[1]() == "plain"
+    assert library_step(settings, data)[1].form() == "plain"
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_a_long_run_s_precision_is_measured_and_the_floor_is_in_it(able, config, quick, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able}, raising=False)
+    operands = []
+    monkeypatch.setattr(roofline, "product_seconds", lambda product, device: operands.append(product.args[-1]) or 1e-3)
+    assert main(["--config", config, "--set", "train.compile=never", "--json"]) == 0
+    expected = "bfloat16" if able else "float32"
+    assert json.loads(capsys.readouterr().out)["precision"] == expected
+    assert {operand.dtype for operand in operands} == {getattr(torch, expected)}

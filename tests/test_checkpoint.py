@@ -148,10 +148,10 @@ def test_opening_a_pickle_runs_nothing(tmp_path):
 
 
 def test_another_format_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint, "FORMAT", 4)
     checkpoint.write(tmp_path / "c", TENSORS, VALUES)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="written in checkpoint format 3, and this version reads format 2"):
+    with pytest.raises(CheckpointError, match="written in checkpoint format 4, and this version reads format 3"):
         checkpoint.read(tmp_path / "c")
 
 

@@ -247,6 +247,54 @@ def test_a_resumed_run_keeps_its_form_and_its_bits(monkeypatch, tmp_path):
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+SEES = {"amx_bf16": False, "avx512_bf16": True, "cpu_name": "some"}  # a processor with products of bfloat16
+
+
+@pytest.mark.parametrize(
+    ("blocks", "processor", "alone", "expected"),
+    [
+        ({}, SEES, True, "bfloat16"),
+        ({"objective": {"name": "sgvb_a", "num_samples": 2}}, {"amx_bf16": True}, True, "bfloat16"),
+        ({"data": {"pixels": "grey"}, "model": {"likelihood": "grey_cross_entropy"}}, SEES, True, "bfloat16"),
+        ({}, {"avx512_bf16": False}, True, "float32"),
+        ({}, {}, True, "float32"),
+        ({}, SEES, False, "float32"),  # replicas, or several processes
+        ({"train": {"precision": "float32"}}, SEES, True, "float32"),
+        ({"train": {"precision": "bfloat16"}}, {}, True, "bfloat16"),
+        ({"data": {"pixels": "grey"}, "model": {"likelihood": "gaussian"}}, SEES, True, "float32"),
+        ({"objective": {"name": "iwae", "num_samples": 4}}, SEES, True, "float32"),
+        (CASES["convolutions"], SEES, True, "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_that_was_shown_to_do(blocks, processor, alone, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    settings, shape, _ = settings_of(blocks)
+    model, source = build_model(settings.model, shape, 0), type("Source", (), {"batch_size": 50})()
+    assert fast.chosen_precision(settings, model, 10**12, source, 1, alone=alone) == expected
+    if settings.train.precision == "auto":
+        assert fast.chosen_precision(settings, model, 1, source, 1, alone=alone) == "float32"  # a short run
+        source.batch_size = None
+        assert fast.chosen_precision(settings, model, 10**12, source, 1, alone=alone) == "float32"
+
+
+def test_a_resumed_run_keeps_its_precision_and_its_bits(monkeypatch, tmp_path):
+    auto = {"compile": "never", "checkpoint_seconds": 0}
+    monkeypatch.setattr(fast, "SAVED_AT_LEAST", 0.0)
+    for precision, processor, other in (("bfloat16", SEES, {}), ("float32", {}, SEES)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda p=processor: p, raising=False)
+        train(read_settings(config(train={**auto, "epochs": 4})), tmp_path / f"whole {precision}", verbose=False)
+        train(read_settings(config(train={**auto, "epochs": 2})), tmp_path / precision, verbose=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda p=other: p, raising=False)
+        train(read_settings(config(train={**auto, "epochs": 4})), tmp_path / precision, resume=True, verbose=False)
+        asked = config(train={**auto, "epochs": 4, "precision": precision})
+        model = train(read_settings(asked), None, verbose=False)[0].model
+        ends = [open_run(tmp_path / name, which="last").model for name in (precision, f"whole {precision}")]
+        for ours, whole, named in zip(*(m.state_dict().values() for m in (*ends, model)), strict=True):
+            assert torch.equal(ours, whole)
+            assert torch.equal(ours, named)
+        assert json.loads((tmp_path / precision / "environment.json").read_text())["precision"] == precision
+
+
 def test_a_run_that_can_no_longer_be_compiled_says_what_its_steps_are(monkeypatch, tmp_path):
     train(read_settings(config()), tmp_path / "x", verbose=False)
     assert form_of(tmp_path / "x") == "compiled"

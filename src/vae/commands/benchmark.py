@@ -187,10 +187,10 @@ def plain_step(settings: Settings, data: Data) -> tuple[Step, State]:
     return _next_of(steps), session.state
 
 
-def library_step(settings: Settings, data: Data) -> tuple[Step, Callable[[], str]]:
-    """The next step of training as a long run makes it, from stored bytes to updated parameters; and its form.
+def library_step(settings: Settings, data: Data) -> tuple[Step, Session]:
+    """The next step of training as a long run makes it, from stored bytes to updated parameters; and the run.
 
-    With `train.replicas` it is a step of all of them.
+    With `train.replicas` it is a step of all of them, and the run the first.
     """
     from vae.ranks import Stop
     from vae.training.run import stepper
@@ -198,7 +198,7 @@ def library_step(settings: Settings, data: Data) -> tuple[Step, Callable[[], str
     train = replace(settings.train, epochs=10**9, samples=None)
     seeds = range(train.seed, train.seed + train.replicas)
     runs = [_session(replace(settings, train=replace(train, seed=seed, replicas=1)), data) for seed in seeds]
-    return _next_of(stepper(runs, Stop())), lambda: runs[0].form()
+    return _next_of(stepper(runs, Stop())), runs[0]
 
 
 def _session(settings: Settings, data: Data) -> Session:
@@ -249,19 +249,21 @@ def measure(settings: Settings, data: Data) -> dict[str, Any]:
     from vae.training.roofline import floor
 
     device, size = choose_device(settings.train.device), settings.train.batch_size
-    step, form = library_step(settings, data)
+    step, run = library_step(settings, data)
     for _ in range(3):
         step()
     memory = peak_memory_mb(device)  # before anything but the training is made
     tutorial, images = tutorial_step(settings, data)
-    specification, state = plain_step(settings, data)
+    same = replace(settings, train=replace(settings.train, precision=run.precision))
+    specification, state = plain_step(same, data)
     least = floor(specification, state.optimizer)
     (ours, theirs, *floors), counts = alternate([step, tutorial], lambda: least.seconds(device), device)
     (low, median, high), (their_low, their_median, their_high) = quartiles(ours), quartiles(theirs)
     runs = settings.train.replicas  # a step is one of each
     products, moved = (1000 * runs * statistics.median(column) for column in floors)
     return {
-        "steps": form(),
+        "precision": run.precision,
+        "steps": run.form(),
         "replicas": runs,
         "floor_ms": products + moved,
         "floor_products_ms": products,

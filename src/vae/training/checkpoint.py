@@ -22,9 +22,12 @@ from torch.optim import Optimizer
 from vae.algorithms.optimizers import HOW
 from vae.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 # What a run's checkpoint holds beside tensors.
-VALUES = ("config", "data_shape", "data_sha256", "data_range", "threads", "form", "step", "optimizer", "progress")
+VALUES = (
+    *("config", "data_shape", "data_sha256", "data_range", "threads"),
+    *("form", "precision", "step", "optimizer", "progress"),
+)
 _KEY = "vae"
 
 

@@ -5,7 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,9 @@ def _seeds(path: Path) -> list[Path]:
     return [run for run in (path / f"seed_{seed}" for seed in seeds) if _is_run(run)]
 
 
-def describe_run(path: Path, settings: Settings, data: str, device: torch.device, form: str, processes: int) -> None:
+def describe_run(
+    path: Path, settings: Settings, data: str, device: torch.device, how: Mapping[str, str], processes: int
+) -> None:
     """Write what the run runs on, and the resolved config."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     record = {
@@ -106,7 +108,7 @@ def describe_run(path: Path, settings: Settings, data: str, device: torch.device
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "processes": processes,
-        "steps": form,
+        **how,
         "data": data,
     }
     write_atomically(path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -17,11 +17,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
 
 from vae.algorithms import AEVB, Info, State, check_finite
+from vae.likelihoods import Bernoulli
 from vae.models import VAE, evaluating
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import Memory
 from vae.randomness import Streams, seeded
 from vae.schema import describe
+from vae.training.products import multiplies_bfloat16
+from vae.training.settings import Precision, Settings
 from vae.training.trainer import Stepper, Steps
 
 
@@ -80,23 +83,42 @@ SAVED_AT_LEAST = 8.0  # seconds that have to be saved over the run
 
 
 def chosen_form(setting: str, model: VAE, steps: int, source: Any, num_samples: int) -> str:
-    """`compiled` or `plain`: a function of the config, the length of the run and the machine, never of a timing.
-
-    Not compiled by `auto`: on CUDA, where the steps are captured; convolutions, which it does not speed up; a network
-    of the user's own, which may not bear being traced.
-    """
+    """`compiled` or `plain`: a function of the config, the length of the run and the machine, never of a timing."""
     if source.batch_size is None or setting == "never":
         return "plain"
-    if setting == "always":
-        return "compiled"
+    wins = setting == "always" or compiling_wins(model, steps, source, num_samples)
+    return "compiled" if wins else "plain"
+
+
+def chosen_precision(
+    settings: Settings, model: VAE, steps: int, source: Any, num_samples: int, *, alone: bool
+) -> Precision:
+    """The precision of a run, `auto` made definite: a function of the same things as the form.
+
+    bfloat16 where the processor multiplies it, for what it was shown to leave as good (README, "How fast is it?"): long
+    runs of dense networks, each by itself in one process, with pixels between 0 and 1 under SGVB. Else float32.
+    """
+    if settings.train.precision != "auto":
+        return settings.train.precision
+    shown = isinstance(model.likelihood_head, Bernoulli) and settings.objective.name in ("sgvb_a", "sgvb_b")
+    wins = alone and shown and source.batch_size is not None and compiling_wins(model, steps, source, num_samples)
+    return "bfloat16" if wins and multiplies_bfloat16() else "float32"
+
+
+def compiling_wins(model: VAE, steps: int, source: Any, num_samples: int) -> bool:
+    """Whether a run is long enough to win by being compiled.
+
+    Never on CUDA, where the steps are captured; nor for convolutions, which it does not speed up; nor for a network of
+    the user's own, which may not bear being traced.
+    """
     layers = [*model.encoder.modules(), *model.decoder.modules()]
     unfit = model.prior.mean.is_cuda or any(isinstance(m, nn.modules.conv._ConvNd) for m in layers)
     if unfit or not is_our_own(model):
-        return "plain"
+        return False
     encoder = numbers(model.encoder, model.data_shape, model)
     decoder = numbers(model.decoder, (model.latent_dim,), model)
     saved = steps * source.batch_size * (encoder + num_samples * decoder) * SAVED_A_NUMBER
-    return "compiled" if saved >= SAVED_AT_LEAST else "plain"
+    return saved >= SAVED_AT_LEAST
 
 
 def numbers(network: nn.Module, shape: tuple[int, ...], model: VAE) -> int:

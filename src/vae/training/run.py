@@ -27,7 +27,7 @@ from vae.schema import describe
 from vae.training.build import build_model, with_likelihood
 from vae.training.captured import captured_steps, captures
 from vae.training.directory import claimed, describe_run
-from vae.training.fast import Functional, chosen_form, functional, in_turn, is_our_own
+from vae.training.fast import Functional, chosen_form, chosen_precision, functional, in_turn, is_our_own
 from vae.training.parallel import parallel_steps
 from vae.training.products import float32_products
 from vae.training.replicas import Replicated
@@ -176,7 +176,8 @@ def train_together(
     with contextlib.ExitStack() as stack:
         if group is not None:
             stack.enter_context(claimed(group, resume, overwrite))
-            describe_run(group, settings, str(data), sessions[0].device, f"{len(seeds)} seeds as one", 1)
+            how = {"steps": f"{len(seeds)} seeds as one"}
+            describe_run(group, settings, str(data), sessions[0].device, how, 1)
         return _run(sessions, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe), data
 
 
@@ -225,7 +226,7 @@ def _run(
                 if session.path is not None:
                     ranks.once(functools.partial(session.describe, about))
             if verbose and ranks.first:
-                print(about, file=sys.stderr)
+                print(f"{about}\n{first.form()} steps, products in {first.precision}", file=sys.stderr)
         begun = first.state.step
         members, words = [session.member(observe) for session in sessions], _words(first.model)
         shows = verbose and ranks.first
@@ -241,8 +242,8 @@ def _finished(session: Session, begun: int) -> Run:
 
 
 def _check_places(sessions: Sequence[Session]) -> None:
-    """UsageError where runs that are to be trained together stand at different steps, or step in different forms."""
-    if len({(session.state.step, session.recorded_form) for session in sessions}) > 1:
+    """UsageError where runs that are to be trained together stand at different steps, or step in different ways."""
+    if len({(session.state.step, session.recorded_form, session.recorded_precision) for session in sessions}) > 1:
         places = ", ".join(f"{session.path} at {session.state.step}" for session in sessions)
         raise UsageError(
             f"the runs stopped at different steps ({places}), so they cannot go on as one; go on with each alone: "
@@ -253,15 +254,18 @@ def _check_places(sessions: Sequence[Session]) -> None:
 def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
     """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
     first, train = sessions[0], sessions[0].settings.train
+    steps = first.plan.steps(first.source.num_batches, first.source.num_data)
+    length = first.model, steps, first.source, first.algorithm.objective.num_samples
+    alone = len(sessions) == 1 and not first.ranks.several
+    for session in sessions:
+        session.multiply_in(first.recorded_precision or chosen_precision(first.settings, *length, alone=alone))
     plainly = first.algorithm, first.state, first.source, first.streams, first.dtype
     if first.progress.finished(first.plan) and not first.ranks.several:  # no step to make, and nothing to compile
         return one_by_one(*plainly)
     first.form = lambda: "plain"  # also of a run that was begun compiled, where that cannot be done any more
     if first.ranks.several:
         return parallel_steps(*plainly, stop)
-    steps = first.plan.steps(first.source.num_batches, first.source.num_data)
-    L = first.algorithm.objective.num_samples
-    form = first.recorded_form or chosen_form(train.compile, first.model, steps, first.source, L)
+    form = first.recorded_form or chosen_form(train.compile, *length)
     compiles = first.source.batch_size if form == "compiled" else None
     cuda = first.device.type == "cuda" and train.compile != "never" and is_our_own(first.model)
     chosen = _functional(sessions, compiles) if compiles is not None or cuda or len(sessions) > 1 else None

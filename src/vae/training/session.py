@@ -22,7 +22,7 @@ from vae.training.build import build_algorithm, check_batch_norm, check_objectiv
 from vae.training.directory import check_same_run, describe_run
 from vae.training.log import Log
 from vae.training.parallel import check_same_data, own_device, prepare
-from vae.training.settings import Settings, TrainSettings
+from vae.training.settings import Precision, Settings, TrainSettings
 from vae.training.trainer import NEXT, Member, Plan, Progress
 
 
@@ -48,6 +48,8 @@ class Session:
         self.plan = Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
         self.progress = Progress()
         self.recorded_form: str | None = None  # of a resumed run
+        self.recorded_precision: Precision | None = None
+        self.precision: Precision = "float32" if train.precision == "auto" else train.precision
         self.form: Callable[[], str] = lambda: self.recorded_form or "plain"
         self.before_save: Callable[[], None] = lambda: None
         self.log = Log(path / "metrics.jsonl" if path is not None and ranks.first else None)
@@ -75,10 +77,16 @@ class Session:
             observe=(lambda: once(lambda: observe(model, data))) if observe is not None else None,
         )
 
+    def multiply_in(self, precision: Precision) -> None:
+        """Let the networks' products be in a precision."""
+        self.precision = precision
+        self.algorithm = replace(self.algorithm, autocast=torch.bfloat16 if precision == "bfloat16" else None)
+
     def describe(self, about: str) -> None:
         """Write what the run is and runs on, in its directory."""
         assert self.path is not None
-        describe_run(self.path, self.settings, about, self.device, self.form(), self.ranks.world)
+        how = {"steps": self.form(), "precision": self.precision}
+        describe_run(self.path, self.settings, about, self.device, how, self.ranks.world)
 
     def file(self, name: str) -> Path:
         """Where a checkpoint lies."""
@@ -124,6 +132,7 @@ class Session:
         values = {
             **self.facts,
             "form": self.form(),
+            "precision": self.precision,
             "step": self.state.step,
             "optimizer": optimizer_values,
             "progress": progress,
@@ -154,7 +163,7 @@ class Session:
         device = self.streams.device
         self.state.memory = {k: t.to(device) for k, t in checkpoint.under("memory", tensors).items()}
         self.state.step = values["step"]
-        self.recorded_form = values["form"]
+        self.recorded_form, self.recorded_precision = values["form"], values["precision"]
         streams = checkpoint.under("streams", tensors)
         self.streams.restore(streams, self.state.step)
         self.source.restore(streams)

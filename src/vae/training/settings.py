@@ -15,6 +15,8 @@ from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.schema import Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
 
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float64"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
@@ -59,7 +61,9 @@ class TrainSettings:
     replicas: Annotated[Count, "runs trained as one, of the seeds from `seed` on"] = 1
     seed: Annotated[Index, "of weights, order and noise"] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda where there is one"] = "auto"
-    precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float64"], "auto: float32"] = "auto"
+    precision: Annotated[
+        Precision, "of products; auto: bfloat16 where the processor has it and it was shown to do, else float32"
+    ] = "auto"
     compile: Annotated[
         Literal["auto", "always", "never"], "the step by torch.compile; auto: where the run is long enough to win by it"
     ] = "auto"

@@ -60,7 +60,7 @@ def test_a_checkpoint_is_plain_safetensors_with_one_metadata_key(run):
     with safe_open(run / "checkpoints" / "last.safetensors", "pt") as file:
         assert file.metadata().keys() == {"vae"}
         record = json.loads(file.metadata()["vae"])
-        assert record["format"] == 2
+        assert record["format"] == 3
         assert {"model.encoder.layers.1.weight", "optimizer.0.exp_avg", "streams.noise"} <= set(file.keys())
 
 

@@ -318,7 +318,7 @@ def cast_before_transposing(program: fx.GraphModule) -> None:
     cast, transpose = torch.ops.aten._to_copy.default, torch.ops.aten.t.default
     for node in program.graph.find_nodes(op="call_function", target=cast):
         transposed, *_ = node.args
-        if transposed.target is transpose:
+        if isinstance(transposed, fx.Node) and transposed.target is transpose:
             node.replace_input_with(transposed, *transposed.args)
             with program.graph.inserting_after(node):
                 again = program.graph.call_function(transpose, (node,))

@@ -263,6 +263,8 @@ SEES = {"amx_bf16": False, "avx512_bf16": True, "cpu_name": "some"}  # a process
         ({"train": {"precision": "bfloat16"}}, {}, True, "bfloat16"),
         ({"data": {"pixels": "grey"}, "model": {"likelihood": "gaussian"}}, SEES, True, "float32"),
         ({"objective": {"name": "iwae", "num_samples": 4}}, SEES, True, "float32"),
+        ({"model": {"posterior": "full_gaussian"}}, SEES, True, "float32"),
+        ({"modifiers": {"beta": 2.0}}, SEES, True, "float32"),
         (CASES["convolutions"], SEES, True, "float32"),
     ],
 )

@@ -68,6 +68,20 @@ CASES = {
 }
 
 
+def test_auto_precision_is_float32_for_several_and_is_that_of_one_for_one(tmp_path, monkeypatch):
+    """bfloat16 was shown to do for runs by themselves."""
+    monkeypatch.setattr(fast, "SAVED_AT_LEAST", 0.0)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    settings = small(train={"precision": "auto", "epochs": 1, "compile": "never"})
+    train_replicas(settings, tmp_path / "together", verbose=False)
+    train(single(settings, 4), tmp_path / "one", verbose=False)
+    found = [
+        json.loads((path / "environment.json").read_text())["precision"]
+        for path in (tmp_path / "one", *(tmp_path / "together").glob("seed_*"))
+    ]
+    assert found == ["bfloat16", "float32", "float32", "float32"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_each_replica_follows_the_single_run_of_its_seed(case, tmp_path):
     train_block = {"epochs": 13, "evaluate_every": 13, **CASES[case].get("train", {})}  # 52 steps

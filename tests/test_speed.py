@@ -87,10 +87,12 @@ def resident_mb():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's account of the process")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("replicas", "form"), [(1, "never"), (1, "always"), (3, "never"), (3, "always")])
-def test_memory_is_steady_over_10_000_steps(replicas, form, in_root):
+def test_memory_is_steady_over_10_000_steps(replicas, form, precision, in_root):
     """After the first 2,000 steps, in which caches fill, less than 3 MB more; a kept step would add 3 kB each."""
-    settings = read_settings("configs/digits_d2.yaml", [f"train.compile={form}", "train.batch_size=64"])
+    how = [f"train.compile={form}", f"train.precision={precision}", "train.batch_size=64"]
+    settings = read_settings("configs/digits_d2.yaml", how)
     data = vae.load_data("digits", pixels="static")
     sessions = [
         Session(settings, build_model(with_likelihood(settings, "binary").model, data.shape, seed), data, None)

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import yaml
 
+from vae.commands import results
 from vae.commands.evaluate import main as evaluate
 from vae.commands.grid import SEED, Cell, cell_name, short_names
-from vae.commands.results import over_seeds, paired_difference
+from vae.commands.results import over_seeds, paired_difference, summary
 from vae.commands.sweep import main
 from vae.commands.train import main as train
 from vae.config import override, read_grid
@@ -243,6 +244,28 @@ def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
     assert (found["mean"], found["stderr"]) == (pytest.approx((a + b) / 2), pytest.approx(abs(a - b) / 2))
     assert found["interval"] == pytest.approx([found["mean"] + sign * 12.7062 * found["stderr"] for sign in (-1, 1)])
     assert f"{found['mean']:.2f} [{found['interval'][0]:.2f}, " in (swept / "s" / "sweep.md").read_text()
+
+
+def test_no_difference_is_told_of_values_that_do_not_compare():
+    """Those of other data, or of another likelihood."""
+    grid = {"train.precision": ["a", "b"], "model.likelihood": ["x", "y"], SEED: [0, 1]}
+    cells = []
+    for precision, likelihood, seed in itertools.product(*grid.values()):
+        values = {"train.precision": precision, "model.likelihood": likelihood, SEED: seed}
+        settings = SimpleNamespace(train=SimpleNamespace(seed=seed))
+        elbo = {"mean": float(seed), "stderr": 0.1}
+        lines = {"elbo": elbo, "log_p_x_given_z": elbo, "kl": elbo, "density": True}
+        cells.append((Cell(f"{precision}{likelihood}{seed}", values, settings, Path("none")), lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "_train_elbo", lambda cell, record: record["elbo"])
+        rows = summary("c", grid, cells, {})["rows"]
+    assert [row["difference"] is not None for row in rows] == [False, False, True, False]
+
+
+def test_a_sweep_s_auto_precision_is_float32_since_it_compares(swept):
+    for name in NAMES:
+        config = yaml.safe_load((swept / "s" / "runs" / name / "config.yaml").read_text())
+        assert config["train"]["precision"] == "float32"
 
 
 def test_differences_are_over_the_seeds_that_both_have():

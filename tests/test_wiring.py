@@ -8,6 +8,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ from vae.training.build import build_algorithm, build_objective, resolve
 from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
 from vae.training.log import Log
 from vae.training.opened import open_run
-from vae.training.products import float32_products
+from vae.training.products import float32_products, suits_onednn
 from vae.training.run import train
 from vae.training.session import evaluation_line, fingerprint
 from vae.training.trainer import Trainer
@@ -79,9 +81,13 @@ def test_float32_products_are_true_ones_while_training():
     torch.set_float32_matmul_precision("high")
     between = torch.full((64, 256), 1 + 2**-20)  # neither bfloat16 nor TF32 holds it
     seen = []
-    observe = lambda model, data: seen.append(torch.equal(between @ torch.eye(256), between)) or []  # noqa: E731
+
+    def observe(model, data):
+        seen.append((torch.equal(between @ torch.eye(256), between), torch.get_float32_matmul_precision()))
+        return []
+
     train(read_settings(config(train={"epochs": 1})), None, verbose=False, observe=observe)
-    assert seen == [True]
+    assert seen in ([(True, "highest")], [(True, "medium")])
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision(before)
 
@@ -92,12 +98,61 @@ def test_float32_products_are_true_ones_while_training():
 )
 def test_onednn_multiplies_where_mkl_is_slow_and_the_products_stay_true(processor, rounds, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": processor}, raising=False)
-    if rounds:  # as a processor with matrix units for bfloat16 does
-        monkeypatch.setattr(torch, "equal", lambda a, b: False)
+    monkeypatch.setattr(torch, "equal", lambda a, b: not rounds)  # as a processor with matrix units for bfloat16 does
     before = torch.get_float32_matmul_precision()
     with float32_products("float32", torch.device("cpu")):
         assert torch.get_float32_matmul_precision() == expected
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_look_for_true_products_is_at_float32_ones(dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD"}, raising=False)
+    seen = []
+    monkeypatch.setattr(torch, "equal", lambda a, b: bool(seen.append((a.dtype, b.dtype))))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    suits_onednn()
+    torch.set_default_dtype(before)
+    assert seen == [(torch.float32, torch.float32)]
+
+
+NEWER = [
+    "pass",
+    "b.fp32_precision = 'tf32'",
+    "b.mkldnn.matmul.fp32_precision = 'bf16'",
+    "b.mkldnn.conv.fp32_precision = 'bf16'",
+    "b.cuda.matmul.fp32_precision = 'tf32'",
+    "torch.set_float32_matmul_precision('high')",
+    "b.cudnn.allow_tf32 = False",
+]
+
+
+@pytest.mark.parametrize("said", NEWER)
+def test_what_a_program_said_of_float32_products_stands_again_afterwards(said):
+    """In a process of its own, since it can be said in ways that cannot be unsaid."""
+    code = f"""
+import torch
+from torch import backends as b
+from vae.training.products import ONEDNN, TF32, TRUE, multiplied
+def state():
+    kinds = b, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn
+    said = [kind.fp32_precision for kind in kinds]
+    for older in (torch.get_float32_matmul_precision, lambda: b.cudnn.allow_tf32):
+        try:
+            said.append(older())
+        except RuntimeError:
+            said.append(None)
+    return said
+{said}
+before = state()
+for how in (TRUE, TF32, ONEDNN):
+    with multiplied(how):
+        assert state()[-2] == how
+    assert state() == before, (before, state())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_on_cuda_float32_products_are_true_or_tf32():
@@ -105,7 +160,7 @@ def test_on_cuda_float32_products_are_true_or_tf32():
     for precision, expected in (("float32", "highest"), ("tf32", "high")):
         with float32_products(precision, torch.device("cuda")):
             assert torch.get_float32_matmul_precision() == expected
-            assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+            assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
     assert torch.backends.cudnn.allow_tf32 == before
 
 
@@ -114,6 +169,14 @@ def test_densities_are_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert model.posterior(torch.rand(3, *SHAPE)).mean.dtype == torch.float32
         assert model.likelihood(torch.randn(1, 3, 2)).logits.dtype == torch.float32
+
+
+def test_samples_of_a_full_gaussian_are_not_rounded_under_autocast():
+    q = vae.build(config(model={"posterior": "full_gaussian"})).posterior(torch.rand(3, *SHAPE))
+    noise = torch.randn(4, 3, 2)
+    expected = q.transform(noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(q.transform(noise), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["order", "noise", "modules"])

@@ -73,6 +73,8 @@ def read_cells(
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
         settings = read(Settings, with_values(raw, values), str(config), overrides, grid)
+        if settings.train.precision == "auto":  # it depends on length, parts and processor, and a sweep compares runs
+            settings = replace(settings, train=replace(settings.train, precision="float32"))
         name = cell_name(values)
         if name in cells:
             twice = next(key for key, given in grid.items() if len({value_text(v) for v in given}) < len(given))

@@ -17,12 +17,12 @@ from vae.errors import ConfigError
 from vae.schema import Part
 from vae.training import Settings
 from vae.training.build import choose_device
-from vae.training.roofline import seconds_per_call
+from vae.training.roofline import median_seconds, seconds_per_call
 
 FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of widths and batch size
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the training data
 LATENTS, SAMPLES = (2, 8, 32, 128, 512), (1, 2, 4, 8, 16)
-ROUNDS, ROUND_SECONDS = 5, 0.15
+ROUND_SECONDS = 0.15
 
 Cases = Iterable[tuple[int, Settings]]  # sizes, and the settings of each
 
@@ -87,14 +87,8 @@ def _against(cases: Cases, data: Data) -> dict[str, Any]:
         except ConfigError:  # a size that the objective cannot have: one sample, where its baseline needs others
             continue
         sizes.append(size)
-        times.append(1000 * _median_seconds(step, choose_device(settings.train.device)))
+        times.append(1000 * median_seconds(step, choose_device(settings.train.device), ROUND_SECONDS))
     return _columns(sizes, step_ms=times)
-
-
-def _median_seconds(step: Callable[[], None], device: torch.device) -> float:
-    seconds_per_call(step, 2, device)  # warm
-    count = max(1, math.ceil(ROUND_SECONDS / seconds_per_call(step, 2, device)))
-    return statistics.median(seconds_per_call(step, count, device) for _ in range(ROUNDS))
 
 
 def _against_data(settings: Settings, data: Data) -> dict[str, Any]:

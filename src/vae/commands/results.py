@@ -31,7 +31,8 @@ def summary(
         for of_point in points.values()
     ]
     for row, elbo in zip(rows, elbos, strict=True):
-        row["difference"] = None if row is rows[0] else paired_difference(elbo, elbos[0])
+        same = all(row[key] == rows[0][key] for key in grid if key.startswith(("data", "model.likelihood")))
+        row["difference"] = paired_difference(elbo, elbos[0]) if same and row is not rows[0] else None
     return {
         "config": config,
         "grid": grid,
@@ -69,7 +70,7 @@ def over_seeds(values: Sequence[Record]) -> dict[str, Any]:
 def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:
     """The mean of value - other over the seeds of both, its standard error and Student's 95 % interval.
 
-    Runs of one seed share initial weights (where they fit), order and noise. None for fewer than two such seeds.
+    Runs of one seed share weights, order and noise as far as their settings let them. None for fewer than two seeds.
     """
     from scipy.special import stdtrit
 
@@ -157,7 +158,7 @@ def _markdown(record: Record) -> str:
     text += "Nats a datum, ± standard error: over the seeds, or over the test data of a single run.\n\n"
     text += _aligned([head, ["---"] * len(head), *body])
     if differ:
-        text += "\nMinus the first: the test ELBO less that of the first row, seed by seed, with its 95 % interval.\n"
+        text += "\nMinus the first: test ELBO less the first row's, over the seeds of both, with the 95 % interval.\n"
     if any(row["density"] is False for row in rows):
         text += "\nGrey cross-entropy is no density of x: compare these values with one another only.\n"
     for name, reason in record["failed"].items():

@@ -42,7 +42,7 @@ def tutorial_step(settings: Settings, data: Data) -> tuple[Callable[[], None], s
     loss_of = _loss(settings, model)
 
     def step() -> None:
-        with multiplied(TRUE):  # as PyTorch does by default
+        with multiplied(TRUE):
             x = next(batches)[0].to(device)
             optimizer.zero_grad()
             loss = loss_of(x)

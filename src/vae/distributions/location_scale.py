@@ -309,7 +309,8 @@ class Elliptical(Reparameterized):
         return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
 
     def _push(self, e: Tensor) -> Tensor:
-        return self.loc + (self.scale_tril @ e[..., None])[..., 0]
+        with torch.autocast(e.device.type, enabled=False):  # which is for the products of networks
+            return self.loc + (self.scale_tril @ e[..., None])[..., 0]
 
     def _pull(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.scale_tril, (z - self.loc)[..., None], upper=False)[..., 0]

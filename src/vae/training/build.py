@@ -22,7 +22,7 @@ from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import seeded
 from vae.schema import Part, options_of
-from vae.training.settings import ModelSettings, Settings, read_settings
+from vae.training.settings import AUTOCAST, ModelSettings, Settings, read_settings
 
 
 def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Iterable[str] = ()) -> VAE:
@@ -124,7 +124,7 @@ def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> 
         reduction=train.reduction,
         clip_grad_norm=train.clip_grad_norm,
         schedule=None if train.schedule.name == "constant" else lambda step: schedule(step / steps_per_epoch, epochs),
-        autocast=torch.bfloat16 if train.precision == "bfloat16" else None,
+        autocast=AUTOCAST.get(train.precision),
     )
 
 

@@ -21,10 +21,11 @@ from vae.likelihoods import Bernoulli
 from vae.models import VAE, evaluating
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import Memory
+from vae.posteriors import DiagonalGaussian
 from vae.randomness import Streams, seeded
 from vae.schema import describe
 from vae.training.products import multiplies_bfloat16
-from vae.training.settings import Precision, Settings
+from vae.training.settings import ModifierSettings, Precision, Settings
 from vae.training.trainer import Stepper, Steps
 
 
@@ -96,11 +97,13 @@ def chosen_precision(
     """The precision of a run, `auto` made definite: a function of the same things as the form.
 
     bfloat16 where the processor multiplies it, for what it was shown to leave as good (README, "How fast is it?"): long
-    runs of dense networks, each by itself in one process, with pixels between 0 and 1 under SGVB. Else float32.
+    runs of the ELBO of dense networks, each by itself in one process, with pixels between 0 and 1 and a diagonal
+    Gaussian posterior. Else float32.
     """
     if settings.train.precision != "auto":
         return settings.train.precision
-    shown = isinstance(model.likelihood_head, Bernoulli) and settings.objective.name in ("sgvb_a", "sgvb_b")
+    elbo = settings.objective.name in ("sgvb_a", "sgvb_b") and settings.modifiers == ModifierSettings()
+    shown = elbo and isinstance(model.likelihood_head, Bernoulli) and isinstance(model.posterior_head, DiagonalGaussian)
     wins = alone and shown and source.batch_size is not None and compiling_wins(model, steps, source, num_samples)
     return "bfloat16" if wins and multiplies_bfloat16() else "float32"
 
@@ -310,7 +313,7 @@ def program(function: Callable[..., Any], given: Sequence[Any]) -> Callable[...,
 
 
 def cast_before_transposing(program: fx.GraphModule) -> None:
-    """Write every cast(t(a)) as t(cast(a)), in place: the same values.
+    """Write every cast(t(a)) as t(cast(a)), in place: the same values, in the same order of memory where a is dense.
 
     Autocast casts transposed weights, and so their gradients; the compiler makes of each two transpositions in memory,
     where t(a) alone costs nothing (a sixth of a step in bfloat16).
@@ -318,7 +321,7 @@ def cast_before_transposing(program: fx.GraphModule) -> None:
     cast, transpose = torch.ops.aten._to_copy.default, torch.ops.aten.t.default
     for node in program.graph.find_nodes(op="call_function", target=cast):
         transposed, *_ = node.args
-        if isinstance(transposed, fx.Node) and transposed.target is transpose:
+        if "memory_format" not in node.kwargs and getattr(transposed, "target", None) is transpose:
             node.replace_input_with(transposed, *transposed.args)
             with program.graph.inserting_after(node):
                 again = program.graph.call_function(transpose, (node,))

@@ -21,15 +21,27 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def multiplied(how: str) -> Iterator[None]:
-    """Float32 products as torch.set_float32_matmul_precision names it, and as before after that."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    """Float32 products as torch.set_float32_matmul_precision names it, and as before after that.
+
+    PyTorch has a newer way to say it too, a word for each kind of product, which a program may have used.
+    """
+    cudnn: Any = torch.backends.cudnn
+    onednn: Any = torch.backends.mkldnn
+    kinds: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv, onednn.rnn]
+    words = [kind.fp32_precision for kind in kinds]
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it does not answer where the newer way says something else
+        before = TRUE
     torch.set_float32_matmul_precision(how)
-    torch.backends.cudnn.allow_tf32 = how == TF32
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32" if how == TF32 else "ieee"
+    onednn.conv.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_float32_matmul_precision(before)
+        for kind, word in zip(kinds, words, strict=True):
+            kind.fp32_precision = word
 
 
 def suits_onednn() -> bool:
@@ -39,9 +51,10 @@ def suits_onednn() -> bool:
     """
     if "AMD" not in _capabilities().get("cpu_name", ""):
         return False
-    between = torch.full((128, 512), 1 + 2**-12)
+    kind: Any = {"dtype": torch.float32, "device": "cpu"}
+    between = torch.full((128, 512), 1 + 2**-12, **kind)
     with multiplied(ONEDNN):
-        return torch.equal(between @ torch.eye(512), between)
+        return torch.equal(between @ torch.eye(512, **kind), between)
 
 
 def multiplies_bfloat16() -> bool:

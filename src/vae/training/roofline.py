@@ -120,10 +120,10 @@ def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device
     return (time.perf_counter() - began) / repeats
 
 
-def median_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds a call, warm: the median of some timings."""
+def median_seconds(call: Callable[[], Any], device: torch.device, shortest: float | None = None) -> float:
+    """Seconds a call, warm: the median of some timings, each of so many seconds at the least."""
     seconds_per_call(call, 2, device)
-    repeats = math.ceil(SHORTEST / seconds_per_call(call, 1, device))
+    repeats = math.ceil((shortest or SHORTEST) / seconds_per_call(call, 1, device))
     return statistics.median(seconds_per_call(call, repeats, device) for _ in range(TIMINGS))
 
 

@@ -244,10 +244,10 @@ def _finished(session: Session, begun: int) -> Run:
 def _check_places(sessions: Sequence[Session]) -> None:
     """UsageError where runs that are to be trained together stand at different steps, or step in different ways."""
     if len({(session.state.step, session.recorded_form, session.recorded_precision) for session in sessions}) > 1:
-        places = ", ".join(f"{session.path} at {session.state.step}" for session in sessions)
+        places = ", ".join(f"{s.path} at {s.state.step}, {s.recorded_form}, {s.recorded_precision}" for s in sessions)
         raise UsageError(
-            f"the runs stopped at different steps ({places}), so they cannot go on as one; go on with each alone: "
-            "train.py --resume DIRECTORY"
+            f"the runs stopped at different steps, or step in different ways ({places}), so they cannot go on as one; "
+            "go on with each alone: train.py --resume DIRECTORY"
         )
 
 

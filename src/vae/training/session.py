@@ -22,7 +22,7 @@ from vae.training.build import build_algorithm, check_batch_norm, check_objectiv
 from vae.training.directory import check_same_run, describe_run
 from vae.training.log import Log
 from vae.training.parallel import check_same_data, own_device, prepare
-from vae.training.settings import Precision, Settings, TrainSettings
+from vae.training.settings import AUTOCAST, Precision, Settings, TrainSettings
 from vae.training.trainer import NEXT, Member, Plan, Progress
 
 
@@ -80,7 +80,7 @@ class Session:
     def multiply_in(self, precision: Precision) -> None:
         """Let the networks' products be in a precision."""
         self.precision = precision
-        self.algorithm = replace(self.algorithm, autocast=torch.bfloat16 if precision == "bfloat16" else None)
+        self.algorithm = replace(self.algorithm, autocast=AUTOCAST.get(precision))
 
     def describe(self, about: str) -> None:
         """Write what the run is and runs on, in its directory."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
+
 from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import load_yaml, override, read
 from vae.data.sets import DataSettings
@@ -16,6 +18,7 @@ from vae.priors import PRIORS
 from vae.schema import Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float64"]
+AUTOCAST = {"bfloat16": torch.bfloat16}  # the dtype of the networks' products, where it is not the parameters'
 
 
 @dataclass(frozen=True, kw_only=True)

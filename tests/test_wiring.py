@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.optim.adam import adam
 
 import vae
-from vae.algorithms import AEVB, largest_gradient
+from vae.algorithms import AEVB, OPTIMIZERS, largest_gradient, optimizers
+from vae.algorithms.optimizers import optimizer_step
 from vae.commands import plot
 from vae.commands.base import command
 from vae.commands.encode import main as encode
@@ -68,6 +70,37 @@ def test_settings_reach_the_algorithm():
     assert state.optimizer.param_groups[0]["weight_decay"] == 0.1
     assert algorithm.noise(state, 5).shape == (3, 5, 2)  # a draw a datum, L of them
     assert build_algorithm(read_settings(config()), 200, 4).autocast is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adam", {}),
+        ("adam", {"weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-3}),
+        ("adam", {"amsgrad": True}),
+        ("adamw", {"weight_decay": 0.3}),
+        ("adagrad", {}),
+        ("sgd", {"momentum": 0.9}),
+        ("nadam", {}),
+    ],
+)
+def test_a_step_of_an_optimizer_is_torch_s_own_bit_for_bit(name, options, monkeypatch):
+    steps = optimizer_step, lambda optimizer: optimizer.step()
+    ends, calls = [], []
+    monkeypatch.setattr(optimizers, "adam", lambda *args, **how: calls.append(how) or adam(*args, **how))
+    for step in steps:
+        torch.manual_seed(0)
+        layers = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 3), (5,), (2,))]  # the last has no gradient
+        optimizer = OPTIMIZERS[name](layers, lr=0.05, **options)
+        for _ in range(6):
+            for layer in layers[:2]:
+                layer.grad = torch.randn(layer.shape)
+            optimizer.param_groups[0]["lr"] *= 0.9
+            step(optimizer)
+        ends.append([*layers, *(value for state in optimizer.state.values() for value in state.values())])
+    for ours, theirs in zip(*ends, strict=True):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
+    assert len(calls) == (5 if name in ("adam", "adamw") else 0)  # the first step makes the state
 
 
 def test_schedules_and_warm_up_count_in_epochs():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vae.algorithms.optimizers import optimizer_step
 from vae.distributions import Noise
 from vae.errors import TrainingFailed
 from vae.models import VAE
@@ -100,7 +101,7 @@ class AEVB:
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad_norm)
         self.schedule_rate(state.optimizer, state.step)
-        state.optimizer.step()
+        optimizer_step(state.optimizer)
         state.memory, state.step = memory, state.step + 1
 
     def schedule_rate(self, optimizer: Optimizer, step: int) -> None:

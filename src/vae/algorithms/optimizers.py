@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 
 from vae.errors import ConfigError
 from vae.schema import Count, NonNegative, Positive
@@ -49,6 +50,27 @@ class OptimizerRow:
             return self.cls(parameters, **options, **({"fused": True} if fused else {}))  # type: ignore[arg-type]
         except ValueError as error:
             raise ConfigError(f"train.optimizer: torch.optim.{self.cls.__name__} says: {error}") from None
+
+
+def optimizer_step(optimizer: Optimizer) -> None:
+    """`optimizer.step()`, bit for bit; of fused Adam and AdamW without what torch does around it at each call.
+
+    Hooks, profiling and the like took 5 to 10 % of a training step on a CPU.
+    """
+    group, *others = optimizer.param_groups
+    parameters = [p for p in group["params"] if p.grad is not None]
+    states = [optimizer.state[p] for p in parameters]
+    if others or not isinstance(optimizer, torch.optim.Adam) or not group["fused"] or not all(states):
+        optimizer.step()
+        return
+    same = "amsgrad", "lr", "weight_decay", "eps", "maximize", "capturable", "decoupled_weight_decay"
+    options: dict[str, Any] = {name: group[name] for name in same}
+    options["beta1"], options["beta2"] = group["betas"]
+    moments, squares, counts = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    largest = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
+    gradients: list[Any] = [p.grad for p in parameters]
+    with torch.no_grad():
+        adam(parameters, gradients, moments, squares, largest, counts, fused=True, **options)
 
 
 def _is_number(default: Any) -> bool:

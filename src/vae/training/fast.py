@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
 
 from vae.algorithms import AEVB, Info, State, check_finite
+from vae.algorithms.optimizers import optimizer_step
 from vae.likelihoods import Bernoulli
 from vae.models import VAE, evaluating
 from vae.networks import DECODERS, ENCODERS
@@ -221,7 +222,7 @@ class Functional:
         if self.plain.clip_grad_norm is not None:
             self.clip(self.plain.clip_grad_norm)
         self.plain.schedule_rate(self.optimizer, number)
-        self.optimizer.step()
+        optimizer_step(self.optimizer)
         self.memory = gradient.memory
         self.count(1)
         return Info.of(gradient.sums)

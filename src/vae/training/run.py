@@ -257,8 +257,9 @@ def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
     steps = first.plan.steps(first.source.num_batches, first.source.num_data)
     length = first.model, steps, first.source, first.algorithm.objective.num_samples
     alone = len(sessions) == 1 and not first.ranks.several
+    precision = first.recorded_precision or chosen_precision(first.settings, *length, alone=alone)
     for session in sessions:
-        session.multiply_in(first.recorded_precision or chosen_precision(first.settings, *length, alone=alone))
+        session.multiply_in(precision)
     plainly = first.algorithm, first.state, first.source, first.streams, first.dtype
     if first.progress.finished(first.plan) and not first.ranks.several:  # no step to make, and nothing to compile
         return one_by_one(*plainly)

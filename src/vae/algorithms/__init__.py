@@ -1,8 +1,23 @@
-"""Floor 5: algorithms as values, init and step. State is what a checkpoint holds, Info what a log line holds."""
+"""Floor 5: algorithms as values with `init` and `step`."""
 
-from vae.algorithms.aevb import AEVB, Info, State, check_finite, largest_gradient
-from vae.algorithms.optimizers import OPTIMIZERS, SCHEDULES
+from vae.algorithms.aevb import AEVB, Gradient, Values, eager
+from vae.algorithms.base import Algorithm, State, Sums, check_finite, largest_gradient
+from vae.algorithms.optimizers import OPTIMIZERS
+from vae.algorithms.schedules import SCHEDULES
 
 ALGORITHMS = {"aevb": AEVB}
 
-__all__ = ["AEVB", "ALGORITHMS", "OPTIMIZERS", "SCHEDULES", "Info", "State", "check_finite", "largest_gradient"]
+__all__ = [
+    "AEVB",
+    "ALGORITHMS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Algorithm",
+    "Gradient",
+    "State",
+    "Sums",
+    "Values",
+    "check_finite",
+    "eager",
+    "largest_gradient",
+]

@@ -1,9 +1,7 @@
-"""The optimizers of torch.optim that step on a gradient alone, by name, and schedules of the learning rate."""
+"""The optimizers of torch.optim that need nothing but a gradient, by name."""
 
 import inspect
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from vae.errors import ConfigError
-from vae.schema import Count, NonNegative, Positive
+from vae.schema import NonNegative, Positive
 
 # Switches of how an optimizer computes, not of what: the library sets `fused` itself, and checkpoints leave them out.
 HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
@@ -52,19 +50,24 @@ class OptimizerRow:
             raise ConfigError(f"train.optimizer: torch.optim.{self.cls.__name__} says: {error}") from None
 
 
-def optimizer_step(optimizer: Optimizer) -> None:
-    """`optimizer.step()`, bit for bit; of fused Adam and AdamW without what torch does around it at each call.
+_PASSED_ON = ("amsgrad", "lr", "weight_decay", "eps", "maximize", "capturable", "decoupled_weight_decay")
+_KNOWN = {*_PASSED_ON, "params", "betas", "fused", "foreach", "differentiable", "initial_lr"}
 
-    Hooks, profiling and the like took 5 to 10 % of a training step on a CPU.
+
+def optimizer_step(optimizer: Optimizer) -> None:
+    """`optimizer.step()`, bit for bit; for fused Adam and AdamW without the work that torch does around each call.
+
+    Hooks, profiling and the like took 5 to 10 % of a training step on a CPU. An optimizer with an option that is not
+    known here (a newer torch may have one) makes its own step.
     """
     group, *others = optimizer.param_groups
     parameters = [p for p in group["params"] if p.grad is not None]
     states = [optimizer.state[p] for p in parameters]
-    if others or not isinstance(optimizer, torch.optim.Adam) or not group["fused"] or not all(states):
+    known = isinstance(optimizer, torch.optim.Adam) and group["fused"] and group.keys() <= _KNOWN
+    if others or not known or not all(states):
         optimizer.step()
         return
-    same = "amsgrad", "lr", "weight_decay", "eps", "maximize", "capturable", "decoupled_weight_decay"
-    options: dict[str, Any] = {name: group[name] for name in same}
+    options: dict[str, Any] = {name: group[name] for name in _PASSED_ON}
     options["beta1"], options["beta2"] = group["betas"]
     moments, squares, counts = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
     largest = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
@@ -105,69 +108,4 @@ OPTIMIZERS: dict[str, OptimizerRow] = {
     "asgd": OptimizerRow(torch.optim.ASGD),
     "rprop": OptimizerRow(torch.optim.Rprop),
     "adafactor": OptimizerRow(torch.optim.Adafactor),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """The learning rate stays as it is."""
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """1."""
-        return 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The learning rate is multiplied by gamma every so many epochs."""
-
-    every: Count = 10
-    gamma: Positive = 0.5
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """gamma^floor(epoch / every)."""
-        return self.gamma ** (epoch // self.every)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exponential:
-    """The learning rate is multiplied by gamma each epoch."""
-
-    gamma: Positive = 0.95
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """gamma^floor(epoch)."""
-        return self.gamma ** math.floor(epoch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """The learning rate falls along half a cosine to `final` times its value at the end of the run."""
-
-    final: NonNegative = 0.0
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """final + (1 - final) (1 + cos(pi epoch / epochs)) / 2."""
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / epochs)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmUp:
-    """The learning rate rises linearly over the first epochs, then stays."""
-
-    epochs: Positive = 1.0
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """min(1, epoch / self.epochs), and never 0."""
-        return min(1.0, max(epoch, 1e-3 * self.epochs) / self.epochs)
-
-
-# A schedule is a pure function of the epoch (a fraction within one) and the epochs of the run, so a resumed run has
-# nothing to restore.
-SCHEDULES: dict[str, Callable[..., Callable[[float, float], float]]] = {
-    "constant": Constant,
-    "step": Step,
-    "exponential": Exponential,
-    "cosine": Cosine,
-    "warm_up": WarmUp,
 }

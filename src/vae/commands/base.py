@@ -20,7 +20,7 @@ from vae.ranks import Ranks
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
-    from vae.training.opened import Opened
+    from vae.training.loading import LoadedRun
 
 
 class Main(Protocol):
@@ -179,7 +179,7 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
 
     import numpy as np
 
-    from vae.training.checkpoint import write_atomically
+    from vae.files import write_atomically
 
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -191,20 +191,19 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def open_on_device(path: str | Path, checkpoint: str | None) -> Opened:
+def open_on_device(path: str | Path, checkpoint: str | None) -> LoadedRun:
     """A run, its model on the CPU if it was trained there by its settings, else on the best device at hand."""
     from vae.training.build import choose_device
-    from vae.training.opened import open_run
+    from vae.training.loading import load_run
 
-    opened = open_run(path, which=checkpoint)
+    opened = load_run(path, which=checkpoint)
     opened.model.to(choose_device("cpu" if opened.settings.train.device == "cpu" else "auto"))
     return opened
 
 
-def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[Opened, Data]:
+def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[LoadedRun, Data]:
     """A run and the data that it was trained on."""
     from vae.data import load_data
-    from vae.training.session import fingerprint
 
     opened = open_on_device(path, checkpoint)
     data = load_data(opened.settings.data)
@@ -212,11 +211,11 @@ def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[Opened, Da
         raise UsageError(
             f"{path}: was trained on data of shape {opened.model.data_shape}, and they are now {data.shape}"
         )
-    if opened.data_sha256 is not None and fingerprint(data) != opened.data_sha256:
+    if opened.data_sha256 is not None and data.sha256() != opened.data_sha256:
         warnings.warn(f"{path}: the data are no longer those that this run was trained on", stacklevel=2)
     return opened, data
 
 
 def chosen_split(data: Data, name: str, limit: int | None) -> Split:
     """A split by name, or its first data."""
-    return data.evaluation_split(name).first(limit)
+    return data.evaluation_split(name, limit)

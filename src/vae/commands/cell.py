@@ -1,4 +1,4 @@
-"""One cell of a sweep, or its seeds together: a process (`python -m vae.commands.cell`), or a task of Ray."""
+"""One cell of a sweep: a process (`python -m vae.commands.cell`), or a task of Ray."""
 
 from __future__ import annotations
 
@@ -17,36 +17,30 @@ if TYPE_CHECKING:
     from vae.commands.grid import Cell
 
 
-def arguments(cells: Sequence[Cell], threads: int) -> list[str]:
-    """What `main` takes to train cells that differ in nothing but the seed."""
+def arguments(cell: Cell, threads: int) -> list[str]:
+    """What `main` takes to train a cell."""
     from vae.config import plain
 
-    paths = {cell.settings.train.seed: str(cell.path) for cell in cells}
-    return [json.dumps(plain(cells[0].settings)), json.dumps(paths), str(threads)]
+    return [json.dumps(plain(cell.settings)), str(cell.path), str(threads)]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure a cell from its last checkpoint on, where it has one, or several as one program."""
+    """Train and measure a cell, from its last checkpoint on if it has one."""
     import torch
 
     from vae.commands.base import open_on_device
     from vae.commands.evaluate import keep
-    from vae.commands.train import measure, test_curve, train_runs
+    from vae.commands.train import measure, test_curve
     from vae.training import read_settings
-    from vae.training.run import train_together
+    from vae.training.run import train
 
-    raw, raw_paths, threads = argv or sys.argv[1:]
+    raw, raw_path, threads = argv or sys.argv[1:]
     torch.set_num_threads(int(threads))
     settings = read_settings(json.loads(raw))
-    paths = {int(seed): Path(path) for seed, path in json.loads(raw_paths).items()}
-    if len(paths) > 1:
-        _, data = train_together(settings, paths, resume=True, verbose=False, observe=test_curve)
-    else:
-        _, data = train_runs(settings, next(iter(paths.values())), resume=True, verbose=False)
-    for path in paths.values():
-        opened = open_on_device(path, None)
-        keep(opened, measure(opened, data))
+    run = train(settings, Path(raw_path), resume=True, verbose=False, observe=test_curve)
+    opened = open_on_device(raw_path, None)
+    keep(opened, measure(opened, run.data))
 
 
 def _end_with_parent() -> None:

@@ -108,8 +108,8 @@ def _trained(args: Any) -> tuple[VAE, Data]:
         args.config, [f"train.epochs={args.epochs}", "train.samples=null", f"train.seed={args.seed}"]
     )
     print(f"training {args.config}", file=sys.stderr)
-    run, data = train(settings, None)
-    return run.model, data
+    run = train(settings, None)
+    return run.model, run.data
 
 
 def _progress(items: Iterable[Any], name: str) -> Iterable[Any]:
@@ -125,7 +125,7 @@ def _about(args: Any) -> dict[str, Any]:
 
 def _write(out: Path, args: Any, tables: dict[str, list[dict[str, Any]]]) -> list[Path]:
     from vae.figures import estimators, save
-    from vae.training.checkpoint import write_atomically
+    from vae.files import write_atomically
 
     made = estimators(
         tables["known"],

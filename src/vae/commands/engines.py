@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import io
-import json
 import os
 import signal
 import socket
@@ -37,13 +36,13 @@ class Event(NamedTuple):
 
 
 class _Worker:
-    """Cells in a process of their own, in a session of its own: Ctrl-C reaches it through us."""
+    """A cell in a process of its own, in a session of its own: Ctrl-C reaches it through us."""
 
-    def __init__(self, cells: Sequence[Cell], threads: int) -> None:
-        self.cells = cells
+    def __init__(self, cell: Cell, threads: int) -> None:
+        self.cell = cell
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", worker.__name__, *worker.arguments(cells, threads)],
+            [sys.executable, "-P", "-m", worker.__name__, *worker.arguments(cell, threads)],
             stdin=subprocess.PIPE,  # its end tells the worker that we are gone
             stdout=subprocess.DEVNULL,
             stderr=self.stderr,
@@ -57,45 +56,26 @@ class _Worker:
 
 
 def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generator[Event, None, None]:
-    """Train cells in worker processes, one at a time each."""
-    return _in_workers([[cell] for cell in cells], processes, threads)
-
-
-def run_as_replicas(cells: Sequence[Cell], processes: int, threads: int) -> Generator[Event, None, None]:
-    """Train cells that differ in the seed alone as one program, in worker processes.
-
-    One that has begun already goes on alone, since the others may stand elsewhere, and so does one that may stop early.
-    """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        alone = (cell.path / "checkpoints").exists() or cell.settings.train.patience is not None
-        groups.setdefault(cell.name if alone else json.dumps(cell.point, sort_keys=True), []).append(cell)
-    return _in_workers(list(groups.values()), processes, threads)
-
-
-def _in_workers(groups: Sequence[Sequence[Cell]], processes: int, threads: int) -> Generator[Event, None, None]:
-    """Train groups of cells in worker processes; what a killed worker leaves is taken up again from its checkpoint."""
-    waiting, running = collections.deque(groups), list[_Worker]()
+    """Train cells in worker processes, one at a time each; a killed worker's cell goes on from its checkpoint."""
+    waiting, running = collections.deque(cells), list[_Worker]()
     attempts: collections.Counter[str] = collections.Counter()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                cells = waiting.popleft()
-                running.append(_Worker(cells, threads))
-                for cell in cells:
-                    attempts[cell.name] += 1
-                    again = "its worker was killed; taken up again"
-                    yield Event(cell, None, "training" if attempts[cell.name] == 1 else again)
+                cell = waiting.popleft()
+                running.append(_Worker(cell, threads))
+                attempts[cell.name] += 1
+                again = "its worker was killed; taken up again"
+                yield Event(cell, None, "training" if attempts[cell.name] == 1 else again)
             time.sleep(0.05)
             for ended in [w for w in running if w.process.poll() is not None]:
                 running.remove(ended)
                 status = ended.process.returncode
                 killed = status < 0 or status in STOPPED
-                if killed and attempts[ended.cells[0].name] < ATTEMPTS:
-                    waiting.extendleft([cell] for cell in ended.cells)
+                if killed and attempts[ended.cell.name] < ATTEMPTS:
+                    waiting.appendleft(ended.cell)
                 else:
-                    for cell in ended.cells:
-                        yield Event(cell, status, _killed(status) if killed else ended.words())
+                    yield Event(ended.cell, status, _killed(status) if killed else ended.words())
     finally:
         _stop(running)
 
@@ -176,7 +156,7 @@ def run_on_ray(cells: Sequence[Cell], processes: int, threads: int) -> Generator
                 on_gpu = gpus and cell.settings.train.device != "cpu"
                 given = task.options(name=cell.name, num_gpus=1 if on_gpu else 0)
                 where = str(Path.cwd()), os.environ.get("VAE_DATA")
-                waiting[given.remote(worker.arguments([cell], threads), *where)] = cell
+                waiting[given.remote(worker.arguments(cell, threads), *where)] = cell
                 yield Event(cell, None, "handed to Ray")
             while waiting:
                 time.sleep(0.1)  # a signal comes here; within ray.wait, SIGTERM would be taken for Ctrl-C
@@ -216,4 +196,4 @@ def _cluster(ray: Any, cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-ENGINES = {"local": run_locally, "replicas": run_as_replicas, "ray": run_on_ray}
+ENGINES = {"local": run_locally, "ray": run_on_ray}

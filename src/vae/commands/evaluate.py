@@ -27,7 +27,7 @@ from vae.errors import UsageError
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
-    from vae.training.opened import Opened
+    from vae.training.loading import LoadedRun
 
 
 def _parser() -> Parser:
@@ -93,13 +93,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep(opened, record)
 
 
-def _open(args: Any) -> tuple[Opened, Split, str, Data | None]:
+def _open(args: Any) -> tuple[LoadedRun, Split, str, Data | None]:
     if args.data is None:
         opened, data = open_with_data(args.run, args.checkpoint)
         split = data.evaluation_split("test") if args.representation else chosen_split(data, args.split, args.limit)
         return opened, split, args.split, data
     from vae.data import read_user_split
-    from vae.training.build import check_support
+    from vae.training.checks import check_support
 
     if args.split != "test":
         raise UsageError("evaluate.py: --data takes the place of a split; leave --split out")
@@ -110,12 +110,11 @@ def _open(args: Any) -> tuple[Opened, Split, str, Data | None]:
 
 
 def evaluate_split(
-    opened: Opened, split: Split, name: str, seed: int = 0, num_samples: int = 1, batch_size: int = 1000
+    opened: LoadedRun, split: Split, name: str, seed: int = 0, num_samples: int = 1, batch_size: int = 1000
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is printed and kept in evaluation.json, and the values of each datum."""
-    from vae.evaluation import evaluate_bound, summary
-    from vae.training.build import check_support
-    from vae.training.run import warn_of_collapse
+    from vae.evaluation import evaluate_bound, summary, warn_of_collapse
+    from vae.training.checks import check_support
 
     model = opened.model
     check_support(split, name, model)
@@ -140,9 +139,9 @@ def evaluate_split(
     return record, {**{key: column.numpy() for key, column in columns.items()}, "index": split.index.numpy()}
 
 
-def keep(opened: Opened, record: dict[str, Any]) -> None:
+def keep(opened: LoadedRun, record: dict[str, Any]) -> None:
     """Write a record into the run, as its evaluation.json."""
-    from vae.training.checkpoint import write_atomically
+    from vae.files import write_atomically
 
     content = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
     try:

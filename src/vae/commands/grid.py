@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from vae.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from vae.data import Data
     from vae.training import Settings
 
 SEED = "train.seed"
@@ -73,8 +72,6 @@ def read_cells(
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
         settings = read(Settings, with_values(raw, values), str(config), overrides, grid)
-        if settings.train.precision == "auto":  # it depends on length, parts and processor, and a sweep compares runs
-            settings = replace(settings, train=replace(settings.train, precision="float32"))
         name = cell_name(values)
         if name in cells:
             twice = next(key for key, given in grid.items() if len({value_text(v) for v in given}) < len(given))
@@ -91,7 +88,8 @@ def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
     """
     from vae.config import dump, plain
     from vae.data import load_data
-    from vae.training.build import choose_device, with_likelihood
+    from vae.training.build import build_model, choose_device, with_likelihood
+    from vae.training.checks import check
 
     by_data: dict[str, list[int]] = {}
     for i, cell in enumerate(cells):
@@ -110,24 +108,10 @@ def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
             try:
                 if here:
                     choose_device(train.device, train.precision)
-                _check_parts(settings, data)
+                check(settings, data, build_model(settings.model, data.shape, train.seed))
             except ConfigError as error:
                 raise ConfigError(f"{cell.name}: {error}") from None
     return found
-
-
-def _check_parts(settings: Settings, data: Data) -> None:
-    from vae.commands.train import checked_model
-    from vae.training.build import check_batch_norm, check_support
-
-    if settings.train.replicas > 1:
-        raise ConfigError(
-            "train.replicas leaves several runs, and a cell is one: put the seeds into --grid train.seed=..."
-        )
-    model = checked_model(settings, data.shape)
-    check_support(data.train, data.name, model)
-    size = settings.train.batch_size
-    check_batch_norm(model, len(data.train) % size or size, settings.objective.options["num_samples"])
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -135,7 +119,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
 
     What `evaluate.py` has left since on another split, on part of it or with other noise is not what train.py leaves.
     """
-    from vae.training.opened import finished_at
+    from vae.training.loading import finished_at
 
     try:
         record = json.loads((cell.path / "evaluation.json").read_text())
@@ -155,7 +139,7 @@ def check_directory(out: Path, config: str, raw: dict[str, Any], grid: Mapping[s
     """UsageError where a directory holds something else than this sweep, or one that this grid only adds values to."""
     from vae.config import read, with_values
     from vae.training import Settings
-    from vae.training.directory import other_settings
+    from vae.training.run_directory import other_settings
 
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out names a directory")

@@ -22,12 +22,12 @@ from vae.errors import UsageError
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
-    from vae.training.opened import Opened
+    from vae.training.loading import LoadedRun
 
 PERPLEXITY = 50
 
 
-def suitable(opened: Opened, data: Data) -> dict[str, Callable[[], list[Path]]]:
+def suitable(opened: LoadedRun, data: Data) -> dict[str, Callable[[], list[Path]]]:
     """What can be drawn of a run: the name of a figure, and how to draw it."""
     model, split = opened.model, data.evaluation_split("test")
     figures = {
@@ -45,7 +45,7 @@ def suitable(opened: Opened, data: Data) -> dict[str, Callable[[], list[Path]]]:
     return figures
 
 
-def _spread(opened: Opened, split: Split) -> bool:
+def _spread(opened: LoadedRun, split: Split) -> bool:
     """Whether the codes of a split differ at all; t-SNE has nothing to say where they do not."""
     codes = opened.model.encode(split.first(100).images())
     return bool((codes != codes[0]).any())
@@ -72,8 +72,7 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
     """Training and test curves of one or several runs."""
     from vae.figures import curves
     from vae.training import read_settings
-    from vae.training.directory import open_config
-    from vae.training.opened import check_single, history
+    from vae.training.run_directory import history, open_config
 
     runs = list(dict.fromkeys(runs))  # the same one twice would be one line
     densities = []
@@ -83,7 +82,6 @@ def draw_curves(runs: Sequence[Path], out: str | None) -> list[Path]:
         densities.append(likelihood is None or likelihood.name != "grey_cross_entropy")
         histories[name + ("" if densities[-1] or len(runs) == 1 else " (no density)")] = history(run)
         if not history(run):
-            check_single(run)
             raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
     if len(set(densities)) == 2:
         print("densities and grey cross-entropy (no density) do not compare: mind the labels", file=sys.stderr)
@@ -98,7 +96,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def draw_reconstructions(
-    runs: Sequence[Opened], split: Split, split_name: str, count: int, out: str | None
+    runs: Sequence[LoadedRun], split: Split, split_name: str, count: int, out: str | None
 ) -> list[Path]:
     """Originals over the reconstructions of each run."""
     from vae.figures import reconstructions
@@ -116,7 +114,7 @@ def _array(images: Any) -> Any:
     return images.detach().cpu().double().numpy()
 
 
-def draw_samples(opened: Opened, count: int, seed: int, out: str | None) -> list[Path]:
+def draw_samples(opened: LoadedRun, count: int, seed: int, out: str | None) -> list[Path]:
     """Means of the decoder at draws from the prior."""
     from vae.figures import samples
 
@@ -125,7 +123,7 @@ def draw_samples(opened: Opened, count: int, seed: int, out: str | None) -> list
     return _save(figure, opened.path, "samples", out)
 
 
-def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> list[Path]:
+def draw_manifold(opened: LoadedRun, count: int, limit: float, out: str | None) -> list[Path]:
     """The decoder's means over the latent plane: equally spaced z, and quantiles of the prior on the unit square."""
     import numpy as np
     import torch
@@ -154,7 +152,7 @@ def draw_manifold(opened: Opened, count: int, limit: float, out: str | None) -> 
 
 
 def draw_codes(
-    opened: Opened,
+    opened: LoadedRun,
     data: Data,
     split: Split,
     split_name: str,
@@ -303,7 +301,7 @@ def _limit(text: str) -> float:
     return value
 
 
-def _open(args: Any) -> Opened:
-    from vae.training.opened import open_run
+def _open(args: Any) -> LoadedRun:
+    from vae.training.loading import load_run
 
-    return open_run(args.run, which=args.checkpoint)
+    return load_run(args.run, which=args.checkpoint)

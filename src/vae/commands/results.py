@@ -85,7 +85,7 @@ def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) 
 
 def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
     """The mean over the epoch of training that ended at the step which was evaluated, else over the last."""
-    from vae.training.opened import history
+    from vae.training.run_directory import history
 
     lines = [line for line in history(cell.path) if line["split"] == "train"]
     line = next((line for line in lines if line["step"] == record["step"]), lines[-1])
@@ -98,7 +98,7 @@ def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
 def write(out: Path, record: dict[str, Any]) -> tuple[list[Path], str]:
     """Write table and figure into the directory of a sweep: the files, and the table as Markdown."""
     from vae.figures import save, sweep
-    from vae.training.checkpoint import write_atomically
+    from vae.files import write_atomically
 
     markdown = _markdown(record)
     contents = {"sweep.md": markdown, "sweep.json": json.dumps(record, indent=1, allow_nan=False) + "\n"}
@@ -116,7 +116,7 @@ def write(out: Path, record: dict[str, Any]) -> tuple[list[Path], str]:
 
 def _curves(out: Path, record: Record) -> list[tuple[dict[str, str], list[list[dict[str, Any]]]]]:
     """The metrics of the finished runs of each row, under the row's values."""
-    from vae.training.opened import history
+    from vae.training.run_directory import history
 
     short = short_names(record["grid"])
     curves = []

@@ -42,10 +42,9 @@ def _parser() -> Parser:
     parser.add_argument("--out", required=True, metavar="DIR", help="the directory of the sweep")
     parser.add_argument(
         "--engine",
-        choices=("local", "replicas", "ray"),
+        choices=("local", "ray"),
         default="local",
-        help="local (default): processes on this machine. replicas: the same, and runs that differ in train.seed alone "
-        "are trained as one program. ray: tasks on the cluster at RAY_ADDRESS, else on one of "
+        help="local (default): processes on this machine. ray: tasks on the cluster at RAY_ADDRESS, else on one of "
         "its own here; on several machines DIR, the data and this folder must be on a file system that all share, and "
         "a run takes a GPU where the cluster has some and train.device is not cpu",
     )
@@ -70,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from vae.commands.grid import checked, finished
     from vae.commands.results import summary, write
     from vae.config import dump
-    from vae.training.checkpoint import write_atomically
-    from vae.training.directory import locked
+    from vae.files import write_atomically
+    from vae.training.run_directory import lock
 
     cells = checked(cells, here=args.engine != "ray")
-    with locked(out):
+    with lock(out):
         write_atomically(out / "sweep.yaml", dump({"config": config, "grid": grid}).encode())
         failures = _train(args, [cell for cell in cells if finished(cell) is None], len(cells))
         record = summary(args.config, grid, [(cell, finished(cell)) for cell in cells], failures)

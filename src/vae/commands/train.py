@@ -14,8 +14,7 @@ from vae.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from vae.data import Data
     from vae.models import VAE
-    from vae.training import Run, Settings
-    from vae.training.opened import Opened
+    from vae.training.loading import LoadedRun
 
 
 def _parser() -> Parser:
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _settings(args: Any) -> tuple[Any, Path]:
     from vae.training import read_settings
-    from vae.training.directory import resumed_settings
+    from vae.training.run_directory import resumed_settings
 
     if args.resume:
         return resumed_settings(args.resume, args.set), Path(args.resume)
@@ -65,48 +64,26 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.training.build import check_kind, resolve
+    from vae.training.build import build_model, resolve
+    from vae.training.checks import check_kind, check_parts
 
     settings, shape, kind = resolve(_settings(args)[0])
-    model = checked_model(settings, shape)
+    model = build_model(settings.model, shape, settings.train.seed)
+    check_parts(settings, model)
     check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")
 
 
-def checked_model(settings: Settings, shape: tuple[int, ...]) -> VAE:
-    """The model of settings, with which their objective and optimizer go together; ConfigError where they do not."""
-    from vae.training.build import build_algorithm, build_model, check_objective
-
-    model = build_model(settings.model, shape, settings.train.seed)
-    algorithm = build_algorithm(settings, 1, 1)
-    check_objective(algorithm.objective, model)
-    algorithm.init(model)
-    return model
-
-
-def train_runs(settings: Settings, path: Path, **how: Any) -> tuple[list[Run], Data]:
-    """Train a run, or the replicas of one, with the ELBO of the test split as a curve beside.
-
-    Keywords are those of `vae.training.run.train`.
-    """
-    from vae.training.run import train, train_replicas
-
-    if settings.train.replicas > 1:
-        return train_replicas(settings, path, observe=test_curve, **how)
-    run, data = train(settings, path, observe=test_curve, **how)
-    return [run], data
-
-
 def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
     """The ELBO of the test split, for the metrics."""
-    from vae.training.session import evaluation_line
+    from vae.training.run import evaluation_line
 
-    return [{"split": "test", **evaluation_line(model, data, "test")}]
+    return [evaluation_line(model, data, "test")]
 
 
-def measure(opened: Opened, data: Data) -> dict[str, Any]:
+def measure(opened: LoadedRun, data: Data) -> dict[str, Any]:
     """What a trained run's evaluation.json holds: its ELBO and terms on the whole test split."""
     from vae.commands.evaluate import evaluate_split
 
@@ -115,35 +92,23 @@ def measure(opened: Opened, data: Data) -> dict[str, Any]:
 
 def _train(args: Any) -> None:
     from vae.ranks import Ranks
+    from vae.training.run import train
 
     ranks = Ranks.joined()
     settings, path = ranks.once(lambda: _settings(args))
     try:
-        runs, data = train_runs(settings, path, resume=bool(args.resume), overwrite=args.overwrite)
+        run = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)
     except Interrupted as stop:
         how = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
         raise Interrupted(f"{stop}{how}", stop.status) from None
-    if args.resume and runs[0].steps == 0:
+    if args.resume and run.steps == 0:
         longer = "samples" if settings.train.samples else "epochs"
         how = f"--set train.{longer}=N with a larger N goes on with it"
-        if runs[0].stopped_early:
+        if run.stopped_early:
             how = "validation had stopped improving (train.patience)"
         print(f"{path}: this run is finished; {how}", file=sys.stderr)
-    for run in runs if ranks.first else []:
-        assert run.path is not None
-        _measure_and_draw(run.path, data, anew=run.steps > 0)
-    if len(runs) > 1:
-        print(_over_seeds([run.path for run in runs if run.path is not None]))
-
-
-def _over_seeds(paths: Sequence[Path]) -> str:
-    """Means over the runs of several seeds, with their standard errors."""
-    from vae.commands.results import over_seeds
-
-    records = [json.loads((path / "evaluation.json").read_text()) for path in paths]
-    means = {key: over_seeds([record[key] for record in records]) for key in ("elbo", "log_p_x_given_z", "kl")}
-    words = ", ".join(f"{key} {mean['mean']:.2f} +- {mean['stderr']:.2f}" for key, mean in means.items())
-    return f"{len(paths)} seeds, test split: {words} (standard errors over seeds)"
+    if ranks.first:
+        _measure_and_draw(path, run.data, anew=run.steps > 0)
 
 
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:

@@ -45,10 +45,9 @@ class Resident:
         stored = self.x.index_select(0, rows)
         return draw(expand(stored, self.scale, self.dtype), streams.pixels) if self.dynamic else stored
 
-    def example(self) -> Tensor:
-        """A minibatch to try a program on: full size, as stored."""
-        shape, dtype = (self.batch_size, *self.x.shape[1:]), self.dtype if self.dynamic else self.x.dtype
-        return torch.zeros(shape, dtype=dtype, device=self.x.device)
+    def example(self, streams: Streams) -> Tensor:
+        """The first minibatch of the first epoch."""
+        return next(self.epoch(0, 0, streams))
 
     def expand(self, stored: Tensor) -> Tensor:
         """A minibatch as images of the dtype; done within the step, so that a compiled one reads bytes."""
@@ -65,7 +64,7 @@ class Resident:
 class Loader:
     """Any `torch.utils.data.DataLoader` of images (floats, on [0, 1] if they are grey), or of (images, ...) tuples.
 
-    Its order is its own affair: a run resumes from the ends of epochs, bit for bit if the loader has a generator.
+    The loader decides the order, so a run resumes only at the ends of epochs, bit for bit if it has a generator.
     """
 
     exact_within_epochs = False
@@ -103,9 +102,9 @@ class Loader:
                 )
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
 
-    def example(self) -> Tensor:
-        """A minibatch to try a program on."""
-        return torch.zeros((self.batch_size or 2, *self.shape), dtype=self.dtype, device=self.device)
+    def example(self, streams: Streams) -> Tensor:
+        """A stand-in for a minibatch, on [0, 1]: to ask the loader for one would change the order that it gives."""
+        return streams.draw("uniform", (self.batch_size, *self.shape), self.dtype)
 
     def expand(self, stored: Tensor) -> Tensor:
         """Nothing is left to do."""

@@ -1,5 +1,6 @@
 """The table of data sets, and how one becomes training, validation and test splits."""
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -314,11 +315,22 @@ class Data:
         sizes = f"{len(self.train)} to train, {held} to validate, {len(self.test)} to test"
         return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
 
-    def evaluation_split(self, name: str) -> Split:
-        """train, validation or test with pixels that do not change from one look to the next."""
+    def sha256(self) -> str:
+        """SHA-256 of all that training and selection see."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation):
+            if split is not None:
+                digest.update(f"{tuple(split.x.shape)} {split.scale}".encode())
+                values: Any = split.x.contiguous().reshape(-1).view(torch.uint8).numpy()  # no copy
+                digest.update(values)
+        return digest.hexdigest()
+
+    def evaluation_split(self, name: str, limit: int | None = None) -> Split:
+        """train, validation or test, or its first data, with pixels that do not change from one look to the next."""
         split: Split | None = {"train": self.train, "validation": self.validation, "test": self.test}[name]
         if split is None:
             raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
+        split = split.first(limit)
         return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
 
 

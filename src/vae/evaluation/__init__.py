@@ -2,7 +2,7 @@
 
 from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
 from vae.evaluation.base import DatumNoise, summary
-from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes
+from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes, warn_of_collapse
 from vae.evaluation.density import FittedDensity
 from vae.evaluation.gaps import Gaps
 from vae.evaluation.importance import ImportanceSampling
@@ -28,4 +28,5 @@ __all__ = [
     "representation_table",
     "simulated",
     "summary",
+    "warn_of_collapse",
 ]

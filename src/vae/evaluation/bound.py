@@ -1,5 +1,6 @@
 """The evidence lower bound over a data set, one value a datum, with what it says of the latents."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from vae.data import Split
 from vae.distributions import has_exact_kl, sum_from
-from vae.errors import TrainingFailed
+from vae.errors import PosteriorCollapse, TrainingFailed
 from vae.evaluation.base import DatumNoise, minibatches
 from vae.models import VAE, evaluating
 
@@ -88,3 +89,15 @@ def posterior_codes(
             noise = DatumNoise(seed, name, index, x)("", model.noise, 1)
             codes.append((q.transform(noise)[0] if sampled else q.mean).cpu())
     return torch.cat(codes)
+
+
+def warn_of_collapse(active_units: int) -> None:
+    """Warn if no latent is active, and suggest what to try."""
+    if active_units == 0:
+        warnings.warn(
+            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; "
+            "train longer, or try modifiers.warm_up=10 (epochs), a smaller modifiers.beta or learning rate, batch "
+            "normalisation, or a narrower decoder",
+            PosteriorCollapse,
+            stacklevel=3,
+        )

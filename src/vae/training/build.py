@@ -1,6 +1,5 @@
 """From settings to objects."""
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -8,31 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
-from vae.data import GREY_LEVELS, IMAGE_SHAPES, Split, kind_of, load_data
-from vae.distributions import kl_divergence, support_of
+from vae.config import plain
+from vae.data import GREY_LEVELS, IMAGE_SHAPES, load_data
 from vae.errors import ConfigError
-from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
+from vae.likelihoods import DEFAULT_LIKELIHOOD, LIKELIHOODS
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES, Objective, WeighedKL
 from vae.posteriors import POSTERIORS
+from vae.precision import AUTOCAST
 from vae.priors import PRIORS
 from vae.randomness import seeded
-from vae.schema import Part, options_of
-from vae.training.settings import AUTOCAST, ModelSettings, Settings, read_settings
+from vae.schema import Part, describe, options_of
+from vae.training.settings import ModelSettings, Settings, read_settings
 
 
 def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Iterable[str] = ()) -> VAE:
     """The model of a config (a YAML file, a mapping, or settings), untrained, its weights drawn from train.seed.
 
-    The data are read only where they alone tell their shape or kind (npz, folder).
+    The data are read only if they alone tell their shape or kind (npz, folder).
     """
-    if not isinstance(config, Settings):
-        config = read_settings(config, [overrides] if isinstance(overrides, str) else overrides)
-    settings, shape, _ = resolve(config)
+    raw = plain(config) if isinstance(config, Settings) else config
+    settings, shape, _ = resolve(read_settings(raw, [overrides] if isinstance(overrides, str) else overrides))
     return build_model(settings.model, shape, settings.train.seed)
 
 
@@ -47,7 +46,7 @@ def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
 
 
 def with_likelihood(settings: Settings, kind: str) -> Settings:
-    """The settings with the likelihood that suits data of a kind, where none was named."""
+    """The settings with the likelihood that suits data of a kind, if none was named."""
     if settings.model.likelihood is not None:
         return settings
     name = DEFAULT_LIKELIHOOD[kind]
@@ -81,36 +80,21 @@ def build_model(
 def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module]], *given: Any) -> nn.Module:
     try:
         return part.build(table, *given)
-    except (ConfigError, RuntimeError, MemoryError) as error:  # among them, sizes that no machine holds
+    except (ConfigError, RuntimeError, MemoryError) as error:  # also sizes that do not fit into memory
         raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from None
+
+
+def uses_library_networks(model: VAE) -> bool:
+    """Whether encoder and decoder are the library's own, and not modules of the user's."""
+    return "module" not in (describe(model.encoder, ENCODERS).name, describe(model.decoder, DECODERS).name)
 
 
 def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     objective: Objective = settings.objective.build(OBJECTIVES)
     modifiers = settings.modifiers
-    weighed = WeighedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
-    return objective if weighed == WeighedKL(objective) else weighed
-
-
-def check_objective(objective: Objective, model: VAE) -> None:
-    """ConfigError where the bound is minus infinity, or the objective's gradient biased, for this model."""
-    if model.posterior_head.kl_is_infinite:
-        raise ConfigError(
-            "model.posterior: it has no variance, so that its KL to the prior is infinite; use laplace or logistic, "
-            "or a student_t with df above 2"
-        )
-    reason = objective.bias(model)
-    if reason is not None:
-        raise ConfigError(f"objective: {reason}")
-    if isinstance(objective, WeighedKL) and objective.free_bits:
-        size: int = model.posterior_head.output_size  # type: ignore[assignment]
-        q = model.posterior_head(torch.zeros(1, size).to(model.prior.mean))
-        if kl_divergence(q, model.prior).ndim < 2:
-            raise ConfigError(
-                f"modifiers.free_bits: the latents of a {type(q).__name__} have no KL of their own; use a posterior of "
-                "independent latents, such as diagonal_gaussian"
-            )
+    weighted = WeighedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
+    return objective if weighted == WeighedKL(objective) else weighted
 
 
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:
@@ -128,8 +112,8 @@ def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> 
     )
 
 
-def choose_device(name: str, precision: str = "auto") -> torch.device:
-    """The device of `train.device`; ConfigError where CUDA is asked for, or TF32, and there is none."""
+def choose_device(name: str, precision: str = "float32") -> torch.device:
+    """The device of `train.device`; ConfigError if CUDA is asked for, or TF32, and there is none."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ConfigError(
@@ -137,68 +121,5 @@ def choose_device(name: str, precision: str = "auto") -> torch.device:
         )
     device = torch.device("cuda" if available and name != "cpu" else "cpu")
     if precision == "tf32" and device.type == "cpu":
-        raise ConfigError("train.precision: tf32 products exist on CUDA devices only; use auto, float32 or bfloat16")
+        raise ConfigError("train.precision: tf32 products exist on CUDA devices only; use float32 or bfloat16")
     return device
-
-
-def check_support(split: Split, source: str, model: VAE) -> None:
-    """ConfigError where values of the data lie outside the likelihood's support: range, kind, and what fits."""
-    check_kind(kind_of(split), split.range, source, model)
-    levels = getattr(model.likelihood_head, "levels", None)
-    if levels is not None and not split.dynamic:
-        _check_levels(levels, split.values, source, model)
-
-
-def _check_levels(levels: int, values: Tensor, source: str, model: VAE) -> None:
-    """ConfigError where values lie off the grid of so many levels: one of them, and the grid that they do lie on."""
-    support = support_of(f"levels_{levels}")
-    if support(values):
-        return
-    values = values.unique()
-    off = next(value.item() for value in values if not support(value))
-    fitting = (k for k in range(2, 257) if support_of(f"levels_{k}")(values))
-    cure = next((f"model.likelihood.levels={k} fits them" for k in fitting), None)
-    name = _row(model)
-    raise ConfigError(
-        f"model.likelihood: {name} of {levels} levels needs {support.words}, and among the data of {source} is "
-        f"{off:g}; {cure or 'they lie on no grid of up to 256 levels, so take a likelihood of values on [0, 1]'}"
-    )
-
-
-def check_kind(kind: str, value_range: tuple[float, float], source: str, model: VAE) -> None:
-    """ConfigError where data of a kind do not fit the likelihood."""
-    head, fits = model.likelihood_head, FITTING_SUPPORTS[kind]
-    support = type(head).support  # type: ignore[attr-defined]  # of the row; an instance may name its own grid
-    if support in fits:
-        return
-    low, high = value_range
-    within = "" if kind == "counts" else f", on [{low:g}, {high:g}]"
-    fitting = [key for key, row in LIKELIHOODS.items() if row.support in fits]  # type: ignore[attr-defined]
-    grey = kind in ("grey", "levels") and support == "binary"
-    cure = ", or binarize them: data.pixels threshold, static or dynamic" if grey else ""
-    raise ConfigError(
-        f"model.likelihood: {_row(model)} needs {support_of(str(head.support)).words}, and the data of {source} are "
-        f"{kind}{within}; likelihoods that fit: {', '.join(fitting)}{cure}"
-    )
-
-
-def _row(model: VAE) -> str:
-    """The name of the likelihood in LIKELIHOODS."""
-    return next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
-
-
-def check_batch_norm(
-    model: VAE, smallest_batch: int, num_samples: int, where: str = "the last minibatch of an epoch"
-) -> None:
-    """ConfigError where a training step would normalise over a single value, which has no variance."""
-    shapes = ((model.encoder, smallest_batch, model.data_shape), (model.decoder, smallest_batch * num_samples, None))
-    for network, rows, shape in shapes:
-        if rows == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
-            one = torch.zeros(1, *(shape or (model.latent_dim,))).to(model.prior.mean)
-            try:
-                copy.deepcopy(network).train()(one)
-            except ValueError:
-                raise ConfigError(
-                    f"train.batch_size: {where} holds a single datum, which batch normalisation cannot take; change "
-                    "batch_size, or data.train_size by one"
-                ) from None

@@ -5,12 +5,12 @@ tensors and over the JSON itself, so that a flipped bit anywhere is found. There
 give equal files.
 """
 
+import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -21,13 +21,9 @@ from torch.optim import Optimizer
 
 from vae.algorithms.optimizers import HOW
 from vae.errors import CheckpointError
+from vae.files import write_atomically
 
-FORMAT = 3
-# What a run's checkpoint holds beside tensors.
-VALUES = (
-    *("config", "data_shape", "data_sha256", "data_range", "threads"),
-    *("form", "precision", "step", "optimizer", "progress"),
-)
+FORMAT = 4
 _KEY = "vae"
 
 
@@ -40,68 +36,65 @@ def write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> Non
     write_atomically(path, _save_tensors(own, metadata))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by new content so that a reader, or a crash, finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")  # always the same, so that a crash leaves one at most
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def rename(path: Path, target: Path) -> None:
-    """Let a whole file take the place of another, on the disk too."""
-    os.replace(path, target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def read(path: Path, keys: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and values of a checkpoint; CheckpointError where it is missing, cut short, altered or none.
+    """The tensors and values of a checkpoint; CheckpointError if it is missing, cut short, altered, or not one.
 
     `keys` are those that its values must hold.
     """
+    with _readable(path) as file:
+        content = file.read()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    sha256, text = _record(path, header)
     try:
-        content = path.read_bytes()
+        tensors = _load_tensors(content)
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(path, error) from None
+    # The header is compact JSON, padded with spaces; the digest does not cover the padding, so look at it.
+    if sha256 != _digest(tensors, text) or not header.rstrip(b" ").endswith(b"}"):
+        raise CheckpointError(f"{path}: the file was altered or damaged (its SHA-256 is wrong); {_CURE}")
+    values = json.loads(text)
+    lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if lacking:
+        raise CheckpointError(f"{path}: lacks {', '.join(lacking)}, so it was not written by this library; {_CURE}")
+    return tensors, values
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a checkpoint alone, from its header; the digest, which covers the tensors too, is not checked."""
+    with _readable(path) as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+    return json.loads(_record(path, header)[1])
+
+
+_CURE = "put a copy of it back, or train again"
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    cure = "put a copy of it back, or train again"
+
+
+def _record(path: Path, header: bytes) -> tuple[str, str]:
+    """The digest and the JSON text of the values in a header."""
     try:
-        tensors = _load_tensors(content)
-        header_size = int.from_bytes(content[:8], "little")
-        header = content[8 : 8 + header_size]
         record = json.loads(json.loads(header)["__metadata__"][_KEY])
         version, sha256, text = record["format"], record["sha256"], record["values"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a whole checkpoint of this library ({reason}); {cure}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: written in checkpoint format {version}, and this version reads format {FORMAT}")
-    # The header is compact JSON, padded with spaces; the digest does not cover the padding, so look at it.
-    if sha256 != _digest(tensors, text) or not header.rstrip(b" ").endswith(b"}"):
-        raise CheckpointError(f"{path}: the file was altered or damaged (its SHA-256 is wrong); {cure}")
-    values = json.loads(text)
-    lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
-    if lacking:
-        raise CheckpointError(f"{path}: lacks {', '.join(lacking)}, so it was not written by this library; {cure}")
-    return tensors, values
+    return sha256, text
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(f"{path}: not a whole checkpoint of this library ({reason}); {_CURE}")
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
@@ -114,11 +107,6 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------- modules and optimizers
-
-
-def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under `prefix.`."""
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -150,16 +138,12 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
     for index, state in whole["state"].items():
         for name, value in state.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
-    groups = [{k: _number(v) for k, v in g.items() if k not in HOW} for g in whole["param_groups"]]
+    groups = [{k: v for k, v in g.items() if k not in HOW} for g in whole["param_groups"]]
     return tensors, {"param_groups": groups, "numbers": numbers}
 
 
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value  # a learning rate that a captured step reads
-
-
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], path: Path) -> None:
-    """Give an optimizer its saved state; CheckpointError where it is that of another optimizer or model.
+    """Give an optimizer its saved state; CheckpointError if it is that of another optimizer or model.
 
     torch casts what it loads to the type of the parameters; what was float32 beside float64 parameters is put back.
     """

@@ -1,59 +1,59 @@
-"""A run: a model, its data and its training, in a directory that says all of it, and back from there."""
+"""A run: a model, its data and its training, in a directory that describes it."""
 
 import contextlib
 import functools
-import math
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vae.algorithms import AEVB
 from vae.config import plain
-from vae.data import Data, load_data
-from vae.errors import ConfigError, Interrupted, PosteriorCollapse, UsageError
-from vae.evaluation import evaluate_bound
+from vae.data import Data, Loader, Resident, load_data
+from vae.errors import Interrupted, TrainingFailed, UsageError
+from vae.evaluation import evaluate_bound, warn_of_collapse
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
+from vae.precision import matmul_precision, parameter_dtype
 from vae.priors import PRIORS
-from vae.randomness import seeded
+from vae.randomness import Streams, seeded
 from vae.ranks import Ranks, Stop
 from vae.schema import describe
-from vae.training.build import build_model, with_likelihood
-from vae.training.captured import captured_steps, captures
-from vae.training.directory import claimed, describe_run
-from vae.training.fast import Functional, chosen_form, chosen_precision, functional, in_turn, is_our_own
-from vae.training.parallel import parallel_steps
-from vae.training.products import float32_products
-from vae.training.replicas import Replicated
-from vae.training.session import Session, finish_save
+from vae.training.build import build_algorithm, build_model, choose_device, with_likelihood
+from vae.training.checks import check
+from vae.training.gradients import choose, form_of_run
+from vae.training.parallel import check_same_data, device_of_rank, prepare
+from vae.training.progress import Plan, Progress, Report
+from vae.training.recorder import Line, Recorder
+from vae.training.run_directory import RunDirectory, acquire
+from vae.training.run_state import RunState
 from vae.training.settings import Settings, read_settings
-from vae.training.trainer import Stepper, Trainer, one_by_one
+from vae.training.trainer import Stepper, run_to_the_end
+
+Observer = Callable[[VAE, Data], list[Line]]
 
 
 @dataclass
 class Run:
-    """A finished run: the trained model (on its device, in evaluation mode), the settings, and the metrics."""
+    """A finished run: the trained model (on its device, in evaluation mode), its settings, metrics and data."""
 
     model: VAE
     settings: Settings
     history: list[dict[str, Any]]
+    data: Any = field(repr=False)
     path: Path | None = None
-    steps: int = 0  # made by this call; 0 where a resumed run was finished already
+    steps: int = 0  # made by this call; 0 if a resumed run was finished already
     stopped_early: bool = False  # by train.patience
 
     def __repr__(self) -> str:
         last: dict[str, Any] = next((line for line in reversed(self.history) if line["split"] == "train"), {})
         epoch, elbo = last.get("epoch", 0), last.get("elbo", float("nan"))
         return f"Run(path={self.path}, epoch={epoch}, train elbo={elbo:.2f})"
-
-
-# ------------------------------------------------------------------------------------- training
 
 
 def fit(
@@ -73,22 +73,36 @@ def fit(
     Keywords are the settings of the `train` block: epochs=20, seed=0, batch_size=128, optimizer={"name": "adam",
     "lr": 1e-3}, ... With `out`, the run is written there; `resume=True` goes on with what it holds (or starts it), and
     `overwrite=True` replaces it. The seed is that of the training; the weights are the model's as they come. The model
-    ends as it was after the last step; `vae.load(out)` gives the best by validation, where there is one.
+    ends as it was after the last step; `vae.load(out)` gives the best by validation, if there is one.
     """
     if resume and out is None:
         raise UsageError("resume=True goes on with the run in `out`; give that directory")
     settings = _settings_of(model, data, objective, modifiers or {}, train)
-    if settings.train.replicas > 1:
-        raise UsageError("replicas trains models that a config builds; fit trains the one that it is given")
     try:
-        run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose)
+        run = _run(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose)
     except Interrupted as stop:
         how = "" if out is None else f"; go on with vae.fit(..., out={str(out)!r}, resume=True)"
         raise Interrupted(f"{stop}{how}", stop.status) from None
     if isinstance(data, Data) and Ranks.launched().first:
-        split = data.evaluation_split("train").first(1000)
+        split = data.evaluation_split("train", 1000)
         warn_of_collapse(evaluate_bound(model, split, name="train").active_units)
     return run
+
+
+def train(
+    settings: Settings,
+    out: str | Path | None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool = True,
+    observe: Observer | None = None,
+) -> Run:
+    """Train what settings describe. `observe(model, data)` gives further lines for the metrics and changes nothing."""
+    data = Ranks.joined().once(lambda: load_data(settings.data))
+    settings = with_likelihood(settings, data.kind)
+    model = build_model(settings.model, data.shape, settings.train.seed)
+    return _run(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
 
 
 def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
@@ -123,191 +137,111 @@ def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any
     return read_settings(raw)
 
 
-def train(
-    settings: Settings,
-    out: str | Path | None,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    verbose: bool = True,
-    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
-) -> tuple[Run, Data]:
-    """Train what settings say. `observe(model, data)` gives further lines for the metrics and changes nothing."""
-    data = Ranks.joined().once(lambda: load_data(settings.data))
-    settings = with_likelihood(settings, data.kind)
-    model = build_model(settings.model, data.shape, settings.train.seed)
-    run = _train(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
-    return run, data
-
-
-def train_replicas(settings: Settings, out: str | Path, **how: Any) -> tuple[list[Run], Data]:
-    """Train `train.replicas` seeds as one program; each run is left in `out/seed_N` as if it had been trained alone.
-
-    Keywords are those of `train_together`.
-    """
-    seeds = range(settings.train.seed, settings.train.seed + settings.train.replicas)
-    return train_together(settings, {seed: Path(out) / f"seed_{seed}" for seed in seeds}, group=Path(out), **how)
-
-
-def train_together(
-    settings: Settings,
-    seeds: Mapping[int, Path],
-    *,
-    group: Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    verbose: bool = True,
-    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
-) -> tuple[list[Run], Data]:
-    """Train the runs of several seeds, which differ in nothing else, as one program, each in its own directory.
-
-    `group` is a directory that says so. UsageError where resumed runs stand at different steps.
-    """
-    if Ranks.launched().several:
-        raise UsageError("train.replicas trains on one process; under torchrun, train seed by seed")
-    if settings.train.patience is not None:
-        raise ConfigError("train.patience stops one run early, and runs that are trained together all go to the end")
-    data = load_data(settings.data)
-    settings = with_likelihood(settings, data.kind)
-    sessions = []
-    for seed, path in seeds.items():
-        own = replace(settings, train=replace(settings.train, seed=seed, replicas=1))
-        sessions.append(Session(own, build_model(own.model, data.shape, seed), data, path))
-    with contextlib.ExitStack() as stack:
-        if group is not None:
-            stack.enter_context(claimed(group, resume, overwrite))
-            how = {"steps": f"{len(seeds)} seeds as one"}
-            describe_run(group, settings, str(data), sessions[0].device, how, 1)
-        return _run(sessions, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe), data
-
-
-def _train(
+def _run(
     settings: Settings,
     model: VAE,
     data: Data | Any,
     out: str | Path | None,
     *,
     resume: bool,
-    overwrite: bool = False,
-    verbose: bool,
-    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None = None,
-) -> Run:
-    session = Session(settings, model, data, None if out is None else Path(out))
-    return _run([session], resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)[0]
-
-
-def _run(
-    sessions: Sequence[Session],
-    *,
-    resume: bool,
     overwrite: bool,
     verbose: bool,
-    observe: Callable[[VAE, Data], list[dict[str, Any]]] | None,
-) -> list[Run]:
-    """Train the runs of sessions to their end; several step as one."""
-    first, train, ranks = sessions[0], sessions[0].settings.train, sessions[0].ranks
+    observe: Observer | None = None,
+) -> Run:
+    ranks, plan = Ranks.joined(), plan_of(settings)
+    run, algorithm = begin(settings, model, data, ranks)
+    folder = RunDirectory(None if out is None else Path(out), ranks)
+    device, verbose, stop = run.streams.device, verbose and ranks.first, Stop(ranks)
+    about = str(data) if isinstance(data, Data) else "a DataLoader"
     with contextlib.ExitStack() as stack:
-        for session in sessions:
-            if (path := session.path) is not None:
-                ranks.once(functools.partial(stack.enter_context, claimed(path, resume, overwrite)))
-        stack.enter_context(seeded(train.seed, "modules"))
-        stack.enter_context(float32_products(train.precision, first.device))
-        if resume and len(sessions) > 1:
-            finish_save(sessions)
-        for session in sessions:
-            if resume and session.path is not None:
-                session.resume()
-        _check_places(sessions)
-        stop = Stop(ranks)
-        steps = stepper(sessions, stop)
-        plan, about = first.plan, str(first.data) if isinstance(first.data, Data) else "a DataLoader"
-        if not first.progress.finished(plan):  # nothing is left to refuse
-            for session in sessions:
-                if session.path is not None:
-                    ranks.once(functools.partial(session.describe, about))
-            if verbose and ranks.first:
-                print(f"{about}\n{first.form()} steps, products in {first.precision}", file=sys.stderr)
-        begun = first.state.step
-        members, words = [session.member(observe) for session in sessions], _words(first.model)
-        shows = verbose and ranks.first
-        Trainer(steps, first.state, first.source, plan, members, *words, verbose=shows, stop=stop).run()
-    return [_finished(session, begun) for session in sessions]
+        if folder.path is not None:
+            path = folder.path
+            ranks.once(lambda: stack.enter_context(acquire(path, resume, overwrite)))
+        stack.enter_context(seeded(settings.train.seed, "modules"))
+        stack.enter_context(matmul_precision(settings.train.precision, device))
+        begun = _resume(run, folder, plan) if resume and folder.path is not None else 0
+        if not run.progress.finished(plan):  # otherwise there is nothing to compile, and nothing to describe anew
+            algorithm = with_gradient(algorithm, run, settings, plan, stop)
+            ranks.once(lambda: folder.describe(settings, about, device, run.form or "plain"))
+            if verbose:
+                print(f"{about}\n{run.form} steps, products in {settings.train.precision}", file=sys.stderr)
+        stepper = Stepper(algorithm, run.state, run.batches, run.streams, parameter_dtype(settings.train.precision))
+        report = stack.enter_context(Report(plan, run.progress, run.batches.num_data, verbose))
+        recorder = Recorder(run, folder, plan, algorithm.score, report, _evaluations(model, data, observe, ranks))
+        try:
+            run_to_the_end(stepper, plan, run.progress, report.step, recorder.end_epoch, recorder.save_last, stop)
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{error}; {folder.last_good()}") from None
+    early = run.progress.stopped_early(plan)
+    return Run(model.eval(), settings, folder.log.lines, data, folder.path, run.state.step - begun, early)
 
 
-def _finished(session: Session, begun: int) -> Run:
-    plan, state = session.plan, session.state
-    early = plan.patience is not None and session.progress.stale >= plan.patience
-    model = session.model.eval()
-    return Run(model, session.settings, session.log.lines, session.path, state.step - begun, early)
+def plan_of(settings: Settings) -> Plan:
+    """For how long to train, by the settings."""
+    train = settings.train
+    return Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
 
 
-def _check_places(sessions: Sequence[Session]) -> None:
-    """UsageError where runs that are to be trained together stand at different steps, or step in different ways."""
-    if len({(session.state.step, session.recorded_form, session.recorded_precision) for session in sessions}) > 1:
-        places = ", ".join(f"{s.path} at {s.state.step}, {s.recorded_form}, {s.recorded_precision}" for s in sessions)
-        raise UsageError(
-            f"the runs stopped at different steps, or step in different ways ({places}), so they cannot go on as one; "
-            "go on with each alone: train.py --resume DIRECTORY"
-        )
+def begin(settings: Settings, model: VAE, data: Data | Any, ranks: Ranks) -> tuple[RunState, AEVB]:
+    """A run before its first step, after all checks, and the algorithm that makes its steps (by the eager gradient)."""
+    train = settings.train
+    device = ranks.together(lambda: device_of_rank(choose_device(train.device, train.precision), ranks))
+    dtype = parameter_dtype(train.precision)
+    model.to(device=device, dtype=dtype).train()
+    is_data = isinstance(data, Data)
+    loader = None if is_data else Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
+    check(settings, loader or data, model)
+    batches: Any = loader or Resident(data.train, train.batch_size, train.seed, device, dtype)
+    if ranks.several:
+        prepare(model, batches, settings, device, ranks)
+    algorithm = replace(build_algorithm(settings, batches.num_data, batches.num_batches), expand=batches.expand)
+    about = {
+        "config": plain(settings),
+        "data_shape": list(model.data_shape),
+        "data_sha256": data.sha256() if is_data else None,
+        "data_range": list(data.train.range) if is_data else None,
+        "threads": torch.get_num_threads(),
+    }
+    check_same_data(about["data_sha256"], ranks)
+    return RunState(about, algorithm.init(model), Streams(train.seed, device), batches, Progress()), algorithm
 
 
-def stepper(sessions: Sequence[Session], stop: Stop) -> Stepper:
-    """How the sessions step: alone or as one, plain or compiled, as they have begun or as the rule says."""
-    first, train = sessions[0], sessions[0].settings.train
-    steps = first.plan.steps(first.source.num_batches, first.source.num_data)
-    length = first.model, steps, first.source, first.algorithm.objective.num_samples
-    alone = len(sessions) == 1 and not first.ranks.several
-    precision = first.recorded_precision or chosen_precision(first.settings, *length, alone=alone)
-    for session in sessions:
-        session.multiply_in(precision)
-    plainly = first.algorithm, first.state, first.source, first.streams, first.dtype
-    if first.progress.finished(first.plan) and not first.ranks.several:  # no step to make, and nothing to compile
-        return one_by_one(*plainly)
-    first.form = lambda: "plain"  # also of a run that was begun compiled, where that cannot be done any more
-    if first.ranks.several:
-        return parallel_steps(*plainly, stop)
-    form = first.recorded_form or chosen_form(train.compile, *length)
-    compiles = first.source.batch_size if form == "compiled" else None
-    cuda = first.device.type == "cuda" and train.compile != "never" and is_our_own(first.model)
-    chosen = _functional(sessions, compiles) if compiles is not None or cuda or len(sessions) > 1 else None
-    if chosen is None or not (cuda or chosen.form == "compiled" or len(sessions) > 1):
-        return one_by_one(*plainly)
-    for k, session in enumerate(sessions):
-        session.form, session.before_save = (lambda: chosen.form), functools.partial(chosen.before_save, k)
-    sources, streams = [session.source for session in sessions], [session.streams for session in sessions]
-    way = captured_steps if cuda and captures(chosen, first.source) else in_turn
-    return way(chosen, sources, streams, first.dtype)
+def with_gradient(algorithm: AEVB, run: RunState, settings: Settings, plan: Plan, stop: Stop) -> AEVB:
+    """The algorithm with the gradient that the run has begun with, or that the rule chooses; `run.form` says which."""
+    form = run.form
+    if form is None:
+        steps = plan.steps(run.batches.num_batches, run.batches.num_data)
+        form = form_of_run(settings.train.compile, run.state.model, run.batches, steps)
+    gradient, run.form = choose(form, algorithm, run.state, run.batches, settings.train, stop)
+    return replace(algorithm, gradient=gradient)
 
 
-def _functional(sessions: Sequence[Session], compiles: int | None) -> Functional | None:
-    """The sessions by their pure gradient, tried once; None after one line where one run's cannot be taken."""
-    first = sessions[0]
-    if len(sessions) > 1:
-        form: Functional = Replicated(first.algorithm, [session.state for session in sessions], compiles)
-        reason = form.try_on(torch.stack([session.source.example() for session in sessions]))
-        if reason is not None:
-            raise UsageError(f"train.replicas: this model cannot be trained as several ({reason}); train seed by seed")
-        return form
-    form = functional(first.algorithm, first.state, compiles)
-    reason = form.try_on(first.source.example())
-    if reason is not None:
-        warnings.warn(f"the step is the plain one, as its fast form fails: {reason}", stacklevel=2)
-    return None if reason is not None else form
+def _resume(run: RunState, folder: RunDirectory, plan: Plan) -> int:
+    """Go on from the last checkpoint, if there is one, and give its step; else start from the beginning."""
+    found = folder.read_last()
+    if found is not None:
+        run.unpack(*found, folder.checkpoint("last"))
+    progress = run.progress
+    begun = progress.epoch + (progress.batch > 0)
+    if plan.epochs is not None and plan.epochs < begun:
+        raise UsageError(f"train.epochs: {plan.epochs}, and the run has begun epoch {begun}; give at least that")
+    folder.truncate_log(progress.log_lines)
+    return run.state.step
 
 
-def _words(model: VAE) -> tuple[str, dict[str, str], int]:
-    """What the trainer cannot know: which value chooses the best, words for the values, and how many a datum has."""
-    labels = {"elbo": "ELBO", "kl": "KL", "log_p_x_given_z": "log p(x|z)", "objective": "objective"}
-    return "elbo", labels, math.prod(model.data_shape)
+def _evaluations(model: VAE, data: Any, observe: Observer | None, ranks: Ranks) -> list[Callable[[], list[Line]]]:
+    """What to evaluate at the end of an epoch, by rank 0: validation, and what an observer gives."""
+    found: list[Callable[[], list[Line]]] = []
+    if isinstance(data, Data) and data.validation is not None:
+        found.append(lambda: [evaluation_line(model, data, "validation")])
+    if observe is not None:
+        found.append(lambda: observe(model, data))
+    return [functools.partial(ranks.once, evaluate) for evaluate in found]
 
 
-def warn_of_collapse(active_units: int) -> None:
-    """Warn where no latent is active, and say what to try."""
-    if active_units == 0:
-        warnings.warn(
-            "the posterior has collapsed: no latent varies with the data (active units 0), so the model ignores z; "
-            "train longer, or try modifiers.warm_up=10 (epochs), a smaller modifiers.beta or learning rate, batch "
-            "normalisation, or a narrower decoder",
-            PosteriorCollapse,
-            stacklevel=3,
-        )
+def evaluation_line(model: VAE, data: Data, name: str) -> Line:
+    """A line of metrics on the ELBO of a split, with the KL per dimension and active units.
+
+    Its noise is that of evaluate.py's default seed, whatever the seed of the training.
+    """
+    return {"split": name, **evaluate_bound(model, data.evaluation_split(name), name=name).log_line()}

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-
 from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import load_yaml, override, read
 from vae.data.sets import DataSettings
@@ -14,11 +12,9 @@ from vae.likelihoods import LIKELIHOODS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
 from vae.posteriors import POSTERIORS
+from vae.precision import Precision
 from vae.priors import PRIORS
 from vae.schema import Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
-
-Precision = Literal["auto", "float32", "tf32", "bfloat16", "float64"]
-AUTOCAST = {"bfloat16": torch.bfloat16}  # the dtype of the networks' products, where it is not the parameters'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +26,16 @@ class ModelSettings:
     decoder: Annotated[Part, PartOf(DECODERS)] = "mlp"  # type: ignore[assignment]
     posterior: Annotated[Part, PartOf(POSTERIORS)] = "diagonal_gaussian"  # type: ignore[assignment]
     prior: Annotated[Part, PartOf(PRIORS)] = "standard_normal"  # type: ignore[assignment]
-    likelihood: Annotated[Part | None, PartOf(LIKELIHOODS), "without it, by the kind of the data"] = None
+    likelihood: Annotated[Part | None, PartOf(LIKELIHOODS), "by the kind of the data if none is given"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModifierSettings:
-    """What weighs the KL in the objective: `beta`, reached linearly over `warm_up` epochs, and `free_bits`."""
+    """What weights the KL in the objective: `beta`, reached linearly over `warm_up` epochs, and `free_bits`."""
 
     beta: Annotated[NonNegative, "the weight of the KL"] = 1.0
     warm_up: Annotated[float, Interval(0, 1e6), "epochs over which the weight rises from 0"] = 0.0
-    free_bits: Annotated[NonNegative, "nats of KL that a latent has for free; needs sgvb_b"] = 0.0
+    free_bits: Annotated[NonNegative, "nats of KL per latent that cost nothing; needs sgvb_b"] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +47,9 @@ class TrainSettings:
     """
 
     algorithm: Annotated[str, OneOf(ALGORITHMS)] = "aevb"
-    epochs: Annotated[Count | None, "20 where neither epochs nor samples are given"] = None
+    epochs: Annotated[Count | None, "20 if neither epochs nor samples are given"] = None
     samples: Annotated[Count | None, "training data seen, instead of epochs"] = None
-    batch_size: Annotated[Count, "M, data a minibatch; the last of an epoch may be smaller"] = 128
+    batch_size: Annotated[Count, "M, data per minibatch; the last of an epoch may be smaller"] = 128
     reduction: Annotated[Literal["mean", "sum"], "of the objective over the minibatch"] = "mean"
     optimizer: Annotated[Part, PartOf(OPTIMIZERS)] = "adam"  # type: ignore[assignment]
     schedule: Annotated[Part, PartOf(SCHEDULES)] = "constant"  # type: ignore[assignment]
@@ -61,19 +57,16 @@ class TrainSettings:
     evaluate_every: Annotated[Count, "epochs between validations, and points of the test curve"] = 1
     patience: Annotated[Count | None, "validations without improvement that stop the run early"] = None
     checkpoint_seconds: Annotated[NonNegative, "an epoch ends with a checkpoint if the last is older"] = 10.0
-    replicas: Annotated[Count, "runs trained as one, of the seeds from `seed` on"] = 1
     seed: Annotated[Index, "of weights, order and noise"] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda where there is one"] = "auto"
-    precision: Annotated[
-        Precision, "of products; auto: bfloat16 where the processor has it and it was shown to do, else float32"
-    ] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda if there is one"] = "auto"
+    precision: Annotated[Precision, "of parameters and products; tf32 needs CUDA"] = "float32"
     compile: Annotated[
-        Literal["auto", "always", "never"], "the step by torch.compile; auto: where the run is long enough to win by it"
+        Literal["auto", "always", "never"], "the step by torch.compile; auto: if the run is long enough to win by it"
     ] = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.samples is not None:
-            raise ValueError("give epochs or samples, not both (null for the other, where a file gives it)")
+            raise ValueError("give epochs or samples, not both (null for the other if a file gives it)")
         if self.epochs is None and self.samples is None:
             object.__setattr__(self, "epochs", 20)
 
@@ -91,12 +84,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.train.patience is not None and not self.data.validation_size:
             raise ValueError("train.patience stops early by the validation ELBO: set data.validation_size too")
-        if self.train.patience is not None and self.train.replicas > 1:
-            raise ValueError("train.patience stops one run early, and train.replicas trains all to the end: give one")
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
                 f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "
-                "take: set objective.name to sgvb_b"
+                "use: set objective.name to sgvb_b"
             )
 
 

@@ -1,7 +1,0 @@
-#!/usr/bin/env python3
-import sys
-
-from vae.commands.benchmark import main
-
-if __name__ == "__main__":
-    sys.exit(main())

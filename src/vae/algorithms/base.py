@@ -1,0 +1,66 @@
+"""What every algorithm is: an initial state, and a step that updates it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vae.distributions import Noise
+from vae.errors import TrainingFailed
+from vae.models import VAE
+from vae.objectives import Memory
+
+Sums = dict[str, Tensor]  # by name, over a minibatch, nats, from before the update: what a log line is made of
+
+
+@dataclass
+class State:
+    """All that the next step depends on, besides its minibatch and noise; a step updates it in place."""
+
+    model: VAE
+    optimizer: Optimizer
+    memory: Memory = field(default_factory=dict)  # what the objective remembers
+    step: int = 0  # updates made
+
+
+class Algorithm(Protocol):
+    """How a model is trained."""
+
+    @property
+    def score(self) -> str:
+        """The value in Sums that chooses the best checkpoint."""
+
+    def init(self, model: VAE) -> State:
+        """The state before the first step."""
+
+    def noise(self, state: State, batch_size: int) -> Noise:
+        """What the next step needs as noise: its distribution and shape."""
+
+    def step(self, state: State, batch: Tensor, noise: Tensor) -> Sums:
+        """Update the state by a minibatch. TrainingFailed if what is maximised is not finite."""
+
+
+def check_finite(sums: Mapping[str, Tensor], model: nn.Module, when: str) -> None:
+    """TrainingFailed if a sum is not finite: which term, when ("at step 7"), and the largest gradient."""
+    objective = sums.get("objective", sums.get("elbo"))  # it carries the NaN and infinity of its terms
+    if objective is None or math.isfinite(objective):
+        return
+    terms = (name for name in sums if name not in ("elbo", "objective"))
+    term = next((name for name in terms if not math.isfinite(sums[name])), "the objective")
+    raise TrainingFailed(
+        f"{term} is not finite {when}; {largest_gradient(model)}; try a smaller learning rate, or train.clip_grad_norm"
+    )
+
+
+def largest_gradient(model: nn.Module) -> str:
+    """The parameter with the largest finite gradient, and how many gradients are not finite, in words."""
+    sizes = {name: p.grad.abs().max().item() for name, p in model.named_parameters() if p.grad is not None}
+    finite = {name: size for name, size in sizes.items() if size < float("inf")}
+    bad = len(sizes) - len(finite)
+    if not finite:
+        return f"the gradients of all {bad} parameters are not finite"
+    name = max(finite, key=finite.__getitem__)
+    return f"the largest finite gradient is {finite[name]:.3g}, in {name}" + (f" ({bad} are not finite)" if bad else "")

@@ -1,0 +1,99 @@
+"""The precision of a run: the type of its parameters, and how float32 matrices are multiplied.
+
+PyTorch keeps the latter in settings of the whole process, so they are set while something trains and restored after.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+
+from vae.errors import UsageError
+
+Precision = Literal["float32", "tf32", "bfloat16", "float64"]
+AUTOCAST = {"bfloat16": torch.bfloat16}  # the type of the networks' products, if it is not that of the parameters
+ROUNDOFF = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
+
+# What torch.set_float32_matmul_precision takes. "medium" lets PyTorch use oneDNN's products on a CPU; only a processor
+# with matrix units for bfloat16 rounds in them.
+TRUE, TF32, ONEDNN = "highest", "high", "medium"
+
+_lock = threading.Lock()
+_active: list[str] = []  # one entry for each training in this process
+_restore: list[Callable[[], None]] = []
+
+
+def parameter_dtype(precision: Precision) -> torch.dtype:
+    """The type of parameters and data."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """TF32 products on CUDA if asked for; otherwise true float32 products, by the faster library.
+
+    UsageError if another thread is training with another setting, since PyTorch has one for the whole process.
+    """
+    with _lock:
+        how = TF32 if precision == "tf32" else ONEDNN if device.type == "cpu" and onednn_is_faster() else TRUE
+        if any(other != how for other in _active):
+            raise UsageError(
+                f"another thread of this process trains with float32 products of precision {_active[0]}, and this one "
+                f"needs {how}; run them in separate processes"
+            )
+        if not _active:
+            _restore.append(_set(how))
+        _active.append(how)
+    try:
+        yield
+    finally:
+        with _lock:
+            _active.remove(how)
+            if not _active:
+                _restore.pop()()
+
+
+def _set(how: str) -> Callable[[], None]:
+    """Set how float32 matrices are multiplied; what is returned restores the settings of before.
+
+    PyTorch has an older switch and newer ones, one for each kind of product; a program may have used either.
+    """
+    cudnn: Any = torch.backends.cudnn
+    onednn: Any = torch.backends.mkldnn
+    kinds: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv, onednn.rnn]
+    words = [kind.fp32_precision for kind in kinds]
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the older switch cannot express what the newer ones say
+        before = TRUE
+    torch.set_float32_matmul_precision(how)
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32" if how == TF32 else "ieee"
+    onednn.conv.fp32_precision = "ieee"
+
+    def restore() -> None:
+        torch.set_float32_matmul_precision(before)
+        for kind, word in zip(kinds, words, strict=True):
+            kind.fp32_precision = word
+
+    return restore
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether to multiply float32 matrices by oneDNN: on AMD's processors, for which MKL is not tuned, if it is exact.
+
+    It takes about 15 % less time there. A product of numbers that bfloat16 cannot hold shows whether it would round.
+    """
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # newer than torch 2.11
+    if "AMD" not in capabilities.get("cpu_name", ""):
+        return False
+    options: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    between = torch.full((128, 512), 1 + 2**-12, **options)
+    restore = _set(ONEDNN)
+    try:
+        return torch.equal(between @ torch.eye(512, **options), between)
+    finally:
+        restore()

@@ -1,0 +1,115 @@
+"""The end of an epoch: what is evaluated, logged and saved."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vae.algorithms import check_finite
+from vae.errors import TrainingFailed
+from vae.training.progress import Plan, Report
+from vae.training.run_directory import RunDirectory
+from vae.training.run_state import RunState
+
+Line = dict[str, Any]  # of metrics.jsonl
+FAR_BELOW = 10  # a mean is far below another if it falls by this many times its size (at least 1 nat per value)
+
+
+@dataclass
+class Recorder:
+    """Keeps the metrics and checkpoints of a run.
+
+    `evaluations` give lines for the log and change no bit of the state; `score` names the value of the validation line
+    that chooses the best checkpoint.
+    """
+
+    run: RunState
+    folder: RunDirectory
+    plan: Plan
+    score: str
+    report: Report
+    evaluations: Sequence[Callable[[], list[Line]]]
+    _saved_at: float = field(default_factory=time.monotonic)
+    _warned: bool = False
+
+    def __post_init__(self) -> None:
+        lines = self.folder.log.lines
+        self._started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+
+    def end_epoch(self, whole: bool) -> None:
+        """Evaluate, log and save; `whole` is False if the plan ends within the epoch."""
+        progress, plan = self.run.progress, self.plan
+        self._check_finite()
+        epoch, means = progress.epoch + 1, progress.means()
+        if whole:
+            progress.end_epoch()
+        else:
+            # The checkpoint is of before the lines of this epoch, so that a run which goes on with a larger plan
+            # finishes the epoch and logs it once.
+            self._save("last")
+        lines = [self._line(epoch, {"split": "train", **means})]
+        improved = False
+        if epoch % plan.evaluate_every == 0 or progress.finished(plan):
+            evaluated = [self._line(epoch, line) for evaluate in self.evaluations for line in evaluate()]
+            improved = self._improves(evaluated)
+            lines += evaluated
+        for line in lines:
+            self.folder.log.append(line)
+        self.report.epoch(lines)
+        self._warn_of_fall(lines[0])
+        if improved:  # before the last: a run killed between the two repeats the epoch and writes the same best again
+            self._save("best")
+        ranks, exact = self.folder.ranks, self.run.batches.exact_within_epochs
+        due = ranks.once(lambda: time.monotonic() - self._saved_at >= plan.checkpoint_seconds)
+        if whole and (due or progress.finished(plan) or not exact):
+            self._save("last")
+
+    def save_last(self) -> None:
+        """Write the state as the last checkpoint."""
+        self._check_finite()
+        self._save("last")
+
+    def _line(self, epoch: int, values: Line) -> Line:
+        place = {"step": self.run.state.step, "epoch": epoch, "samples": self.run.progress.samples}
+        return {**place, **values, "seconds": round(time.monotonic() - self._started, 3)}
+
+    def _improves(self, lines: Sequence[Line]) -> bool:
+        progress = self.run.progress
+        values = [line[self.score] for line in lines if line["split"] == "validation"]
+        if not values:
+            return False
+        improved = progress.best is None or values[0] > progress.best
+        progress.best, progress.stale = (values[0], 0) if improved else (progress.best, progress.stale + 1)
+        return improved
+
+    def _check_finite(self) -> None:
+        """On CUDA nobody has looked yet."""
+        check_finite(self.run.progress.sums, self.run.state.model, f"by step {self.run.state.step}")
+
+    def _warn_of_fall(self, line: Line) -> None:
+        """Warn, once, if the ELBO is far below that of the first epoch (a warm-up changes the objective, not the ELBO)."""
+        first = next(iter(self.folder.log.lines), line)
+        if self._warned or self.score not in line or self.score not in first:
+            return
+        now, then = line[self.score], first[self.score]
+        values = torch.Size(self.run.about["data_shape"]).numel()
+        if now < then - FAR_BELOW * max(abs(then), values):
+            self._warned = True
+            warnings.warn(
+                f"the mean ELBO fell from {then:.4g} nats per datum in epoch 1 to {now:.4g} in epoch {line['epoch']}; "
+                "a smaller learning rate, or train.clip_grad_norm, may help",
+                stacklevel=2,
+            )
+
+    def _save(self, name: str) -> None:
+        """Write the state as a checkpoint; TrainingFailed instead if a parameter is not finite."""
+        model = self.run.state.model
+        bad = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
+        if bad is not None:
+            raise TrainingFailed(f"parameter {bad} is not finite after step {self.run.state.step}")
+        self.folder.write(name, self.run)
+        if name == "last":
+            self._saved_at = time.monotonic()

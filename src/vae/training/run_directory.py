@@ -1,0 +1,258 @@
+"""A run directory: held by one process at a time, described, and never taken from another run."""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from vae import __version__
+from vae.config import differences, dump, load_yaml, plain
+from vae.errors import CheckpointError, UsageError
+from vae.files import write_atomically
+from vae.ranks import Ranks
+from vae.training import checkpoint
+from vae.training.run_state import MAY_CHANGE, PLACES, RunState
+from vae.training.settings import Settings, read_settings
+
+# What a kill in the first moment may leave.
+_FIRST_FILES = {".lock", "environment.json", ".environment.json.partial", ".config.yaml.partial"}
+OWN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluations", "checkpoints", "figures")
+
+
+class RunDirectory:
+    """The files of a run at work, or none if `path` is None. Among several ranks, rank 0 alone reads and writes."""
+
+    def __init__(self, path: Path | None, ranks: Ranks) -> None:
+        self.path, self.ranks = path, ranks
+        self.log = Log(path / "metrics.jsonl" if path is not None and ranks.first else None)
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a checkpoint lies."""
+        assert self.path is not None
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def write(self, name: str, run: RunState) -> None:
+        """Write a checkpoint, after the metrics that it counts."""
+        self.log.flush()
+        run.progress.log_lines = len(self.log.lines)
+        if self.path is not None:
+            self.ranks.once(lambda: checkpoint.write(self.checkpoint(name), *run.pack()))
+
+    def read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint, if there is one."""
+        file = self.checkpoint("last")
+        return self.ranks.once(lambda: checkpoint.read(file, RunState.VALUES) if file.exists() else None)
+
+    def truncate_log(self, count: int) -> None:
+        """Drop the metrics that were written after a checkpoint."""
+        self.log.lines = self.ranks.once(lambda: self.log.truncate(count))
+
+    def last_good(self) -> str:
+        """Which checkpoint to go back to, in words."""
+        if self.path is None or not self.checkpoint("last").exists():
+            return "there is no checkpoint from before"
+        return f"the last good checkpoint is {self.checkpoint('last')}"
+
+    def describe(self, settings: Settings, data: str, device: torch.device, form: str) -> None:
+        """Write what the run runs on, and the resolved config."""
+        if self.path is None or not self.ranks.first:
+            return
+        on_cuda = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if on_cuda else platform.processor() or platform.machine()
+        record = {
+            "vae": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "platform": platform.platform(),
+            "device": f"{device.type} ({name})",
+            "threads": torch.get_num_threads(),
+            "processes": self.ranks.world,
+            "steps": form,
+            "precision": settings.train.precision,
+            "data": data,
+        }
+        write_atomically(self.path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_atomically(self.path / "config.yaml", dump(plain(settings)).encode())
+
+
+def _commit() -> str | None:
+    """The commit of the library's own checkout, if it runs from one."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], **options)  # not of a project around it
+        return subprocess.run([*git, "describe", "--always", "--dirty", "--abbrev=40"], **options).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+# ------------------------------------------------------------------------------------- who may write into it
+
+
+@contextlib.contextmanager
+def acquire(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold a run directory against other processes, made if need be; UsageError if it holds something else.
+
+    It is looked at before its lock is taken, so that a folder of somebody else's gets no file, and again after, because
+    another process may have written into it in between.
+    """
+    _check_free(path, resume, overwrite)
+    with lock(path):
+        _check_free(path, resume, overwrite)
+        if overwrite:
+            for target in (path / name for name in OWN_FILES):
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        yield
+
+
+def _check_free(path: Path, resume: bool, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file; --out names a directory for the run")
+    try:
+        holds = path.is_dir() and any(p.name not in _FIRST_FILES for p in path.iterdir())
+        if holds and not _is_run(path) and not (resume and (path / "config.yaml").exists()):
+            raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
+    if holds and not (resume or overwrite):
+        raise UsageError(
+            f"{path}: holds a run already; go on with it by --resume {path} (resume=True in Python), replace it by "
+            "--overwrite, or choose another directory with --out"
+        )
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a directory, made if need be, against other processes; the lock ends with the process, however it ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            pass
+        except OSError:
+            raise UsageError(f"{path}: another process is training in this directory; wait for it or stop it") from None
+        yield
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a directory is a run of this library, and not another program's with a config.yaml."""
+    try:
+        return (path / "config.yaml").exists() and "vae" in json.loads((path / "environment.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+# ------------------------------------------------------------------------------------- its config
+
+
+def open_config(path: str | Path) -> dict[str, Any]:
+    """The raw config of a run directory; UsageError if it is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such run directory")
+    if not (path / "config.yaml").exists():
+        raise UsageError(f"{path}: is not a run directory (it has no config.yaml); give one that train.py has made")
+    return load_yaml(path / "config.yaml")
+
+
+def other_settings(theirs: Settings, ours: Settings) -> list[str]:
+    """The dotted keys whose values make two runs different; where the data lie, and the device, do not."""
+    return [key for key in differences(plain(theirs), plain(ours)) if key not in PLACES]
+
+
+def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:
+    """The settings to resume a run with; UsageError names the overrides that would make it another run."""
+    raw = open_config(path)
+    overrides = list(overrides)
+    settings, before = read_settings(raw, overrides, Path(path) / "config.yaml"), read_settings(raw)
+    changed = [key for key in differences(plain(before), plain(settings)) if key not in MAY_CHANGE]
+    if changed:
+        raise UsageError(
+            f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can"
+        )
+    return settings
+
+
+# ------------------------------------------------------------------------------------- its metrics
+
+
+class Log:
+    """Lines of metrics in memory, and in a file (one JSON object a line) if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line; it is in the file when this returns (on the disk after `flush`)."""
+        self.lines.append(line)
+        if self.path is not None:
+            with self.path.open("a", encoding="ascii") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def flush(self) -> None:
+        """Force the lines to the disk, so that no checkpoint is newer than its metrics."""
+        if self.path is not None and self.path.exists():
+            with self.path.open("ab") as file:  # Windows flushes only files that are open for writing
+                os.fsync(file.fileno())
+
+    def truncate(self, count: int) -> list[dict[str, Any]]:
+        """Keep the first `count` lines, and give them; CheckpointError if some of them are gone."""
+        assert self.path is not None, "a log in memory is not resumed"
+        self.lines = read_log(self.path)[:count]
+        if len(self.lines) < count:
+            raise CheckpointError(
+                f"{self.path}: holds {len(self.lines)} lines, and the checkpoint remembers {count}; put the file "
+                "back as it was"
+            )
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        return self.lines
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; what follows the last whole line (of a run at work) is left out."""
+    if not path.exists():
+        return []
+    read = []
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+        if text.endswith("\n"):
+            try:
+                read.append(_checked(json.loads(text)))
+            except ValueError:
+                raise CheckpointError(f"{path}: line {number} was not written by this library; restore it") from None
+    return read
+
+
+def _checked(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line that holds what every line holds; ValueError if it does not."""
+    if not isinstance(line, dict) or not isinstance(line.get("split"), str):
+        raise ValueError("not a line of metrics")
+    for key in ("step", "epoch", "samples", "seconds"):
+        if not isinstance(line.get(key), int | float) or not math.isfinite(line[key]):
+            raise ValueError(key)
+    return line
+
+
+def history(path: str | Path) -> list[dict[str, Any]]:
+    """The metrics of a run directory, a dictionary for each line."""
+    open_config(path)
+    return read_log(Path(path) / "metrics.jsonl")

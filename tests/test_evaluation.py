@@ -63,6 +63,13 @@ def test_evaluation_draws_z(model):
     assert many.var(0).mean() < values.var(0).mean() / 16
 
 
+def test_splits_of_other_names_are_evaluated_on_other_noise(model):
+    """So that no training datum shares the noise of the test datum of its index."""
+    as_train, as_test = (evaluate_bound(model, SPLIT, name=name) for name in ("train", "test"))
+    assert (as_train.log_p_x_given_z != as_test.log_p_x_given_z).all()
+    assert torch.equal(as_train.kl, as_test.kl)  # the same data
+
+
 def test_values_are_those_of_the_closed_form():
     problem = LinearGaussian.random(5, 3)
     x = problem.data(500)

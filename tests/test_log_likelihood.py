@@ -34,6 +34,7 @@ from vae.evaluation import (
 )
 from vae.evaluation.annealed import Path, anneal, schedule, tuned_kernel
 from vae.evaluation.density import fitted_gaussian, log_ratios
+from vae.evaluation.gaps import SAMPLES, best_in_family
 from vae.evaluation.importance import ROWS, Stream, stream_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -271,6 +272,14 @@ def scalar_weights(precision_times_variance, shift, n, repetitions, seed):
     return k0 + 0.5 * eps.square() - 0.5 * (d + sigma * eps).square() + 0 * a
 
 
+def test_the_bias_is_half_the_squared_error_downwards():
+    """Weights 1, 1, 2: sum w^2 / (sum w)^2 - 1 / 3 = 6 / 16 - 1 / 3 = 1 / 24 is the squared error."""
+    log_w = torch.tensor([[1.0], [1.0], [2.0]]).log()
+    stream = Stream.empty(log_w[0]).add(log_w, 3)
+    assert stream.error.item() == pytest.approx(math.sqrt(1 / 24), rel=1e-12)
+    assert stream.bias.item() == pytest.approx(-1 / 48, rel=1e-12)
+
+
 def test_the_standard_error_covers_where_weights_are_light():
     """q of the reference case (variance 1.47 posterior variances): within 2 errors in 92 to 98 % of 2000 repetitions."""
     log_w = scalar_weights(3 * 0.49, (0.4 - 2 / 3) * math.sqrt(3), 5000, 2000, seed=1)
@@ -305,6 +314,20 @@ def test_k_hat_of_pareto_tails():
         found = pareto.k_hat(log_w, 10_000)
         assert found.mean().item() == pytest.approx(mean, abs=4.5 * spread * math.sqrt(1 / 400 + 1 / 100))
         assert found.std().item() == pytest.approx(spread, rel=0.35)
+
+
+def test_k_hat_of_a_short_tail_is_drawn_to_one_half():
+    """Five exceedances over a threshold of 1, by Zhang & Stephens' formulas as sums; the prior is as good as 10 data."""
+    x, m = [1.0, 2.0, 4.0, 8.0, 16.0], 30 + 2
+    thetas = [1 / x[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * x[0]) for j in range(1, m + 1)]  # x[0]: the quartile
+    shapes = [sum(math.log1p(-theta * value) for value in x) / 5 for theta in thetas]
+    likelihoods = [(-t / k * math.exp(-k - 1)) ** 5 for t, k in zip(thetas, shapes, strict=True)]
+    theta = sum(t * p for t, p in zip(thetas, likelihoods, strict=True)) / sum(likelihoods)
+    k = sum(math.log1p(-theta * value) for value in x) / 5
+    log_w = torch.tensor([[1 + value] for value in (0.0, *x)]).log()
+    assert pareto.tail_length(25) == 5
+    assert pareto.k_hat(log_w, 25).item() == pytest.approx((5 * k + 10 * 0.5) / 15, rel=1e-12)
+    assert abs(k - 0.5) > 0.1  # without the prior it would be another number
 
 
 def test_k_hat_orders_tails_ignores_scale_and_is_negative_for_bounded_weights():
@@ -535,6 +558,29 @@ def test_the_sandwich_closes_on_simulated_data():
     assert abs(upper - lower) < 0.05
 
 
+@pytest.fixture
+def sandwich_of_known_weights(monkeypatch):
+    """Columns of two data whose three chains have the weights 1, 1, 2 and 1, 3, 6, run backwards as forwards."""
+    log_w = torch.tensor([[1.0, 1.0], [1.0, 3.0], [2.0, 6.0]]).log()
+    monkeypatch.setattr("vae.evaluation.annealed.anneal", lambda *args, **how: (log_w, torch.ones(2)))
+    problem = near_posterior()
+    x, model = problem.data(2), problem.model()
+    sandwich = SandwichedAnnealing(Annealed(num_samples=2, chains=3, num_leapfrog=1), torch.zeros(2, 2))
+    return measure(model, split_of(x), sandwich, name="t")
+
+
+def test_the_upper_bound_is_less_the_log_of_the_mean_inverse_weight(sandwich_of_known_weights):
+    """Mean inverses (1 + 1 + 1/2) / 3 = 5/6 and (1 + 1/3 + 1/6) / 3 = 1/2."""
+    expected = torch.tensor([6 / 5, 2.0]).log()
+    torch.testing.assert_close(sandwich_of_known_weights["upper"], expected, rtol=1e-12, atol=0)
+
+
+def test_the_error_of_the_upper_bound_is_that_of_the_mean_inverse_weight(sandwich_of_known_weights):
+    """Inverses v: sum v^2 / (sum v)^2 - 1/3 = 9/25 - 1/3 = 2/75 and 41/81 - 1/3 = 14/81."""
+    expected = torch.tensor([2 / 75, 14 / 81]).sqrt()
+    torch.testing.assert_close(sandwich_of_known_weights["upper_error"], expected, rtol=1e-12, atol=0)
+
+
 def test_simulated_data_come_from_the_model_and_do_not_depend_on_their_number():
     problem = near_posterior()
     model = problem.model()
@@ -688,3 +734,18 @@ def test_gaps_add_up_and_are_not_negative_and_scored_on_fresh_noise():
     assert (
         off.abs() < 4.5 * columns["best_error"] + 0.002
     ).all()  # optimised and scored on one noise: about +0.03 a datum
+
+
+def test_the_best_of_the_family_is_sought_on_fresh_noise_at_each_step(monkeypatch):
+    monkeypatch.setattr("vae.evaluation.gaps.STEPS", 7)
+    problem = LinearGaussian.random(D=5, J=2)
+    x, model, drawn = problem.data(3), problem.model(), []
+    noise = DatumNoise(0, "t", torch.arange(3), x)
+
+    def recorded(*args):
+        drawn.append(noise(*args))
+        return drawn[-1]
+
+    best_in_family(model, x, model.encoder(x), recorded, "gaps/encoder", lambda share: None)
+    assert [eps.shape for eps in drawn] == [(SAMPLES, 3, 2)] * 7
+    assert len(torch.stack(drawn).unique()) == 7 * SAMPLES * 3 * 2

@@ -65,6 +65,16 @@ def test_an_epoch_is_a_new_permutation_of_all_data():
     assert not torch.equal(first, permutation(1, 0, 101))
 
 
+def test_the_streams_of_a_run_differ_pairwise():
+    """Each orders 101 data: noise, pixels, what a user's modules draw from, and the data themselves."""
+    streams = Streams(3, torch.device("cpu"))
+    orders = [torch.randperm(101, generator=generator) for generator in (streams.noise, streams.pixels)]
+    with seeded(3, "modules"):
+        orders.append(torch.randperm(101))
+    orders.append(permutation(3, 0, 101))
+    assert len(torch.stack(orders).unique(dim=0)) == 4
+
+
 def test_seeded_gives_the_default_generator_back():
     before = torch.get_rng_state()
     with seeded(0, "initialisation"):

@@ -79,3 +79,8 @@ def test_schedule(name):
     options, factors = EXPECTED[name]
     schedule = SCHEDULES[name](**options)
     assert [schedule(epoch, 10) for epoch in (0, 1.5, 5, 10)] == pytest.approx(factors)
+
+
+def test_the_cosine_falls_from_the_whole_rate_to_its_final_share():
+    schedule = SCHEDULES["cosine"](final=0.2)
+    assert [schedule(epoch, 8) for epoch in (0, 4, 8)] == pytest.approx([1, 0.6, 0.2], abs=1e-15)

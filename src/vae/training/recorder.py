@@ -90,7 +90,7 @@ class Recorder:
         check_finite(self.run.progress.sums, self.run.state.model, f"by step {self.run.state.step}")
 
     def _warn_of_fall(self, line: Line) -> None:
-        """Warn, once, if the ELBO is far below that of the first epoch (a warm-up changes the objective, not the ELBO)."""
+        """Warn, once, if the ELBO is far below that of the first epoch; its meaning is the same across a warm-up."""
         first = next(iter(self.folder.log.lines), line)
         if self._warned or self.score not in line or self.score not in first:
             return

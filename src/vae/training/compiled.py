@@ -99,7 +99,8 @@ def compiled(function: Callable[..., Any], given: Sequence[Any]) -> Callable[...
     on_cuda = any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in given)
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "fallback_random": True}
     options |= {"triton.cudagraphs": True} if on_cuda else {}  # what mode="reduce-overhead" sets
-    with _without_warning_of_missing_cuda():
+    # A user's own module may draw while it is traced, which must not move the generators of the run.
+    with _without_warning_of_missing_cuda(), seeded(0, "tracing"):
         graph = make_fx(function)(*given)
         cast_before_transposing(graph)
         program = torch.compile(graph, fullgraph=True, dynamic=False, options=options)

@@ -4,27 +4,27 @@ FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract
 """
 
 from vae.distributions.base import Family, detached
-from vae.distributions.composition import Beta, ChiSquared, Dirichlet, FisherF, Gamma, LogNormal
-from vae.distributions.inverse_cdf import (
-    Cauchy,
-    Erlang,
+from vae.distributions.catalogue import (
     Exponential,
     Gompertz,
-    Gumbel,
-    Logistic,
+    LogNormal,
     Pareto,
     Rayleigh,
     Reciprocal,
+    Triangular,
     Weibull,
 )
+from vae.distributions.catalogue_gammas import Beta, ChiSquared, Dirichlet, Erlang, FisherF, Gamma
 from vae.distributions.kl import KL, has_exact_kl, kl_divergence, log_ratio
 from vae.distributions.location_scale import (
+    Cauchy,
+    Gumbel,
     Laplace,
+    Logistic,
     MultivariateNormal,
     MultivariateT,
     Normal,
     StudentT,
-    Triangular,
     Uniform,
 )
 from vae.distributions.numerics import SUPPORTS, Support, sum_from, support_of

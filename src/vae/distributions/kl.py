@@ -6,25 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.distributions.composition import Beta, ChiSquared, FisherF, Gamma, LogNormal
-from vae.distributions.inverse_cdf import (
-    Cauchy,
-    Erlang,
-    Exponential,
-    Gumbel,
-    Logistic,
-    Pareto,
-    Rayleigh,
-    Reciprocal,
-    Weibull,
-)
+from vae.distributions.catalogue import Exponential, LogNormal, Pareto, Rayleigh, Reciprocal, Triangular, Weibull
+from vae.distributions.catalogue_gammas import Beta, ChiSquared, Erlang, FisherF, Gamma
 from vae.distributions.location_scale import (
+    Cauchy,
+    Gumbel,
     Laplace,
+    Logistic,
     MultivariateNormal,
     MultivariateT,
     Normal,
     StudentT,
-    Triangular,
     Uniform,
 )
 from vae.distributions.numerics import HALF_LOG_2PI, sum_from
@@ -91,30 +83,17 @@ def _not_negative(kl: Tensor) -> Tensor:
     return kl - kl.detach().clamp(max=0)
 
 
+# Families whose mean, variance and entropy have closed forms.
+_LOCATION_SCALE = (Cauchy, Gumbel, Laplace, Logistic, StudentT, Uniform)
+_CATALOGUE = (Exponential, LogNormal, Pareto, Rayleigh, Reciprocal, Triangular, Weibull)
+_GAMMAS = (Beta, ChiSquared, Erlang, FisherF, Gamma)
 KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {
     (Normal, Normal): _normal_normal,
     (MultivariateNormal, MultivariateNormal): _multivariate_multivariate,
     (MultivariateNormal, Normal): _multivariate_normal,
     (Normal, MultivariateNormal): _normal_multivariate,
     (MultivariateT, Normal): _vector_to_normal,
-    (Beta, Normal): _to_normal,
-    (Cauchy, Normal): _to_normal,
-    (ChiSquared, Normal): _to_normal,
-    (Erlang, Normal): _to_normal,
-    (Exponential, Normal): _to_normal,
-    (FisherF, Normal): _to_normal,
-    (Gamma, Normal): _to_normal,
-    (Gumbel, Normal): _to_normal,
-    (Laplace, Normal): _to_normal,
-    (LogNormal, Normal): _to_normal,
-    (Logistic, Normal): _to_normal,
-    (Pareto, Normal): _to_normal,
-    (Rayleigh, Normal): _to_normal,
-    (Reciprocal, Normal): _to_normal,
-    (StudentT, Normal): _to_normal,
-    (Triangular, Normal): _to_normal,
-    (Uniform, Normal): _to_normal,
-    (Weibull, Normal): _to_normal,
+    **{(q, Normal): _to_normal for q in (*_LOCATION_SCALE, *_CATALOGUE, *_GAMMAS)},
 }
 
 

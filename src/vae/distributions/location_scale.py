@@ -1,7 +1,4 @@
-"""Families of the form z = location + scale * eps (Kingma & Welling 2013, section 2.4).
-
-Logistic, Cauchy and Gumbel are of this form too; they stand with the inverse distribution functions.
-"""
+"""The families that posteriors and likelihoods use: z = location + scale * eps (Kingma & Welling 2013, section 2.4)."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from vae.distributions.base import Reparameterized, require
-from vae.distributions.numerics import HALF_LOG_2PI, gamma_from_normal, log1p_square
+from vae.distributions.base import Reparameterized
+from vae.distributions.numerics import EULER, HALF_LOG_2PI, gamma_from_normal, log1p_square
 from vae.randomness import Noise, NoiseKind
 
 
@@ -114,6 +112,53 @@ class Laplace(LocationScale):
 
 
 @dataclass(frozen=True, slots=True)
+class Logistic(LocationScale):
+    """e = log u - log(1 - u); log p(z) = log sigmoid(e) + log sigmoid(-e) - log_scale."""
+
+    @property
+    def variance(self) -> Tensor:
+        """(pi scale)^2 / 3."""
+        return math.pi**2 / 3 * (2 * self.log_scale).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """2 + log_scale."""
+        return 2 + self.log_scale
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return u.log() - torch.log1p(-u)
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return F.logsigmoid(e) + F.logsigmoid(-e)
+
+
+@dataclass(frozen=True, slots=True)
+class Gumbel(LocationScale):
+    """The law of the largest of many: e = -log(-log u); log p(z) = -e - exp(-e) - log_scale."""
+
+    @property
+    def mean(self) -> Tensor:
+        """loc + 0.5772 scale."""
+        return self.loc + EULER * self.log_scale.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """(pi scale)^2 / 6."""
+        return math.pi**2 / 6 * (2 * self.log_scale).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """1.5772 + log_scale."""
+        return 1 + EULER + self.log_scale
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return -(-u.log()).log()
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return -e - (-e).exp()
+
+
+@dataclass(frozen=True, slots=True)
 class Uniform(LocationScale):
     """Uniform on [loc - scale, loc + scale]: the centre and half of the width. e = 2 u - 1.
 
@@ -157,66 +202,28 @@ class Uniform(LocationScale):
 
 
 @dataclass(frozen=True, slots=True)
-class Triangular(Reparameterized):
-    """A density that rises linearly from low to mode and falls to high, by its inverse distribution function.
+class Cauchy(LocationScale):
+    """e = tan(pi (u - 1/2)), taken as 1 / tan of the nearer tail; log p(z) = -log pi - log_scale - log(1 + e^2).
 
-    p(z) = 2 (z - low) / ((high - low) (mode - low)) below the mode, 2 (high - z) / ((high - low) (high - mode)) above
+    It has no mean: what stands for it is the centre, the principal value. Its variance is infinite.
     """
-
-    low: Tensor  # (M, ...)
-    mode: Tensor  # (M, ...)
-    high: Tensor  # (M, ...)
-
-    support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        ordered = (self.low < self.mode) & (self.mode < self.high)
-        require(self, ordered, "low < mode < high is needed", low=self.low, mode=self.mode, high=self.high)
-
-    @property
-    def mean(self) -> Tensor:
-        """(low + mode + high) / 3."""
-        return (self.low + self.mode + self.high) / 3
 
     @property
     def variance(self) -> Tensor:
-        """(r^2 + f^2 + r f) / 18, where r = mode - low and f = high - mode."""
-        rise, fall = self.mode - self.low, self.high - self.mode
-        return (rise.square() + fall.square() + rise * fall) / 18
+        """Infinite."""
+        return torch.full_like(self.log_scale, torch.inf)
 
     @property
     def entropy(self) -> Tensor:
-        """1/2 + log((high - low) / 2)."""
-        return 0.5 + ((self.high - self.low) / 2).log()
+        """log(4 pi scale)."""
+        return math.log(4 * math.pi) + self.log_scale
 
     def _standard(self, u: Tensor) -> Tensor:
-        width, rise, fall = self.high - self.low, self.mode - self.low, self.high - self.mode
-        # Each root is of a number above 0 on both sides of the mode, so that its gradient is finite.
-        up, down = self.low + (width * rise * u).sqrt(), self.high - (width * fall * (1 - u)).sqrt()
-        return torch.where(u * width < rise, up, down)
+        # Near 0, u - 1/2 would round to -1/2, whose tangent has the wrong sign.
+        return torch.where(u < 0.5, -1 / (math.pi * u).tan(), 1 / (math.pi * (1 - u)).tan())
 
-    def _push(self, e: Tensor) -> Tensor:
-        return e
-
-    def _pull(self, z: Tensor) -> Tensor:
-        return z
-
-    def _log_density(self, z: Tensor) -> Tensor:
-        below = z < self.mode
-        height = torch.where(below, z - self.low, self.high - z)  # 0 at the two ends alone
-        slope = torch.where(below, self.mode - self.low, self.high - self.mode)
-        return math.log(2) + height.log() - slope.log() - (self.high - self.low).log()
-
-    def _outside(self, z: Tensor) -> Tensor:
-        return (z <= self.low) | (z >= self.high)
-
-    def _inside(self, z: Tensor) -> Tensor:
-        low, high = self.low.detach(), self.high.detach()
-        return z.clamp(torch.nextafter(low, high), torch.nextafter(high, low))
-
-    def _typical(self, z: Tensor) -> Tensor:
-        return self.mode
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return -math.log(math.pi) - log1p_square(e)
 
 
 def chi_radius(df: Tensor, noise: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Families that are functions of simpler variables (Kingma & Welling 2013, section 2.4): of a normal, or of gammas.
+"""Families of the paper's lists that no model uses: those made of gamma variables (Kingma & Welling 2013, section 2.4).
 
 The gammas are kept as logarithms until the last moment: those of small concentration lie below every float.
 """
@@ -11,43 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vae.distributions.base import Reparameterized
-from vae.distributions.numerics import HALF_LOG_2PI, gamma_from_uniform, log_beta
-from vae.randomness import Noise, NoiseKind
-
-
-@dataclass(frozen=True, slots=True)
-class LogNormal(Reparameterized):
-    """z = exp(loc + exp(log_scale) eps), eps ~ N(0, 1); log p(z) = log N(log z; loc, scale^2) - log z."""
-
-    loc: Tensor  # (M, ...)
-    log_scale: Tensor  # (M, ...)
-
-    support: ClassVar[str] = "positive"
-    kind: ClassVar[NoiseKind] = "normal"
-
-    @property
-    def mean(self) -> Tensor:
-        """exp(loc + scale^2 / 2)."""
-        return (self.loc + 0.5 * (2 * self.log_scale).exp()).exp()
-
-    @property
-    def variance(self) -> Tensor:
-        """(exp(scale^2) - 1) mean^2."""
-        return torch.expm1((2 * self.log_scale).exp()) * self.mean.square()
-
-    @property
-    def entropy(self) -> Tensor:
-        """(1 + log(2 pi)) / 2 + log_scale + loc."""
-        return 0.5 + HALF_LOG_2PI + self.log_scale + self.loc
-
-    def _push(self, e: Tensor) -> Tensor:
-        return (self.loc + self.log_scale.exp() * e).exp()
-
-    def _pull(self, z: Tensor) -> Tensor:
-        return (z.log() - self.loc) * (-self.log_scale).exp()
-
-    def _log_density(self, e: Tensor) -> Tensor:
-        return -0.5 * e.square() - HALF_LOG_2PI - self.log_scale - self.loc - self.log_scale.exp() * e
+from vae.distributions.numerics import gamma_from_uniform, log_beta
+from vae.errors import UsageError
+from vae.randomness import Noise
 
 
 class GammaLaw(Reparameterized):
@@ -129,6 +95,32 @@ class Gamma(GammaLaw):
         if isinstance(self.concentration, int):
             return (-torch.log1p(-u)).sum(-1).log()
         return gamma_from_uniform(self.concentration, u)
+
+
+@dataclass(frozen=True, slots=True)
+class Erlang(GammaLaw):
+    """The sum of k exponential variables / rate, k a whole number: Gamma(k, rate) in law, from one uniform number.
+
+    Its inverse distribution function has no closed form; SciPy computes it on the CPU.
+    """
+
+    concentration: int
+    rate: Tensor  # (M, ...)
+
+    positive: ClassVar[tuple[str, ...]] = ("concentration", "rate")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.concentration, int):
+            raise UsageError(f"Erlang: concentration must be a whole number (int); here {self.concentration!r}")
+        GammaLaw.__post_init__(self)
+
+    @property
+    def _k(self) -> Tensor:
+        return self.rate.new_full((), self.concentration)
+
+    @property
+    def _rate(self) -> Tensor:
+        return self.rate
 
 
 @dataclass(frozen=True, slots=True)

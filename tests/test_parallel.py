@@ -305,18 +305,18 @@ def test_a_process_alone_agrees_with_itself():
     for call in (ranks.once, ranks.together):
         with pytest.raises(UsageError):
             call(failing)
-    ranks.said()
+    ranks.wait_for_rank_0()
 
 
 def test_a_signal_stops_one_process_at_once_and_several_when_all_know():
     alone, together = Stop(), Stop(Ranks(0, 2))
     for stop in (alone, together):
-        stop.hear(signal.SIGTERM)
+        stop.record(signal.SIGTERM)
     assert alone.signal == signal.SIGTERM
     assert together.signal is None
-    together.settle([0.0, 0.0])
+    together.resolve([0.0, 0.0])
     assert together.signal is None
-    together.settle([1.0, 2.0])  # both, by different ranks
+    together.resolve([1.0, 2.0])  # both, by different ranks
     assert together.signal == signal.SIGINT
 
 

@@ -63,7 +63,7 @@ class DataParallel:
         mean_of_ranks = ranks.world if self.plain.reduction == "sum" else ranks.world / size  # which DDP takes
         (-mean_of_ranks * maximised).backward()
         found = totals()
-        self.stop.settle(found["stop"].tolist())
+        self.stop.resolve(found["stop"].tolist())
         info = Info.of({name: found["sums", name] for name in sums})
         check_finite(state, info)  # of the whole minibatch, so that all ranks fail or none
         self.plain.update(state, {name: found["memory", name].to(value.dtype) for name, value in memory.items()})

@@ -148,7 +148,7 @@ class Trainer:
                 self._end_epoch(bar, whole=False)
             while not p.finished(self.plan):
                 self._epoch(bar)
-                self.stop.agree()
+                self.stop.sync()
                 if self.stop.signal is not None:
                     self._stop(self.stop.signal)
 
@@ -327,7 +327,7 @@ def _signals(stop: Stop) -> Iterator[None]:
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.hear(number)
+        stop.record(number)
         if not stop.ranks.several:
             signal.signal(number, before[number])
 

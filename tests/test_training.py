@@ -12,7 +12,7 @@ from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Data
 from vae.distributions import has_exact_kl
 from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
-from vae.objectives import OBJECTIVES, EstimatorB, WeighedKL
+from vae.objectives import OBJECTIVES, EstimatorB, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.training import read_settings
 from vae.training.build import check_objective
@@ -116,10 +116,10 @@ def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(
     check_objective(objective, vae.build(config()))
     model = vae.build(config(), "model.posterior=uniform")
     if name in ("sgvb_a", "sgvb_b", "iwae"):
-        check_objective(WeighedKL(objective, 2.0), model)
+        check_objective(WeightedKL(objective, 2.0), model)
     else:
         sentence = rf"^objective: {name} is biased where the support of q moves with its parameters; use sgvb_a"
-        for each in (objective, WeighedKL(objective, 2.0)):
+        for each in (objective, WeightedKL(objective, 2.0)):
             with pytest.raises(ConfigError, match=sentence):
                 check_objective(each, model)
 

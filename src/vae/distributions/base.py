@@ -29,7 +29,7 @@ class Family(Protocol):
         """Where z lives: real, positive, nonnegative, unit_interval, simplex; interval or half_line if it moves."""
 
     @property
-    def moves(self) -> bool:
+    def support_depends_on_parameters(self) -> bool:
         """Whether the support depends on a parameter: the score-function estimator of a gradient is biased there.
 
         (Of infinite variance instead for Triangular, whose density vanishes at its ends.)
@@ -63,13 +63,13 @@ class Family(Protocol):
 class Reparameterized:
     """The engine of every family but Normal: each says how a standard variable e comes from eps and goes to z.
 
-    e = standard(eps), z = push(e), e = pull(z), and log p(z) as a function of e (not the density of e itself). Going
+    e = standard(eps), z = to_z(e), e = from_z(z), and log p(z) as a function of e (not the density of e itself). Going
     through e, the density of a sample is computed from the noise in hand, without the digits that z may have lost.
     """
 
     __slots__ = ()
     support: ClassVar[str] = "real"
-    moves: ClassVar[bool] = False
+    support_depends_on_parameters: ClassVar[bool] = False
     kind: ClassVar[NoiseKind] = "uniform"
     numbers: ClassVar[tuple[int, ...]] = ()  # the last axis of noise, where an element takes several numbers
     positive: ClassVar[tuple[str, ...]] = ()  # the parameters that must be
@@ -92,21 +92,21 @@ class Reparameterized:
 
     def transform(self, noise: Tensor) -> Tensor:
         """z = g(eps, parameters)."""
-        return self._inside(self._push(self._from_noise(noise)))
+        return self._clamp(self._to_z(self._from_noise(noise)))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z), nats; -inf outside the support."""
         outside = self._outside(z)
         if outside is None:
-            return self._log_density(self._pull(z))
+            return self._log_density(self._from_z(z))
         # The density is taken at a point inside instead, so that no NaN comes back through `where`.
-        log_prob = self._log_density(self._pull(torch.where(outside, self._typical(z), z)))
+        log_prob = self._log_density(self._from_z(torch.where(outside, self._interior_point(z), z)))
         return torch.where(outside, -torch.inf, log_prob)
 
     def transform_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z and log p(z), both from e."""
         e = self._from_noise(noise)
-        return self._inside(self._push(e)), self._log_density(e)
+        return self._clamp(self._to_z(e)), self._log_density(e)
 
     def _from_noise(self, noise: Tensor) -> Tensor:
         return self._standard(open_uniform(noise) if self.kind == "uniform" else noise)
@@ -114,10 +114,10 @@ class Reparameterized:
     def _standard(self, noise: Tensor) -> Tensor:
         return noise
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -127,11 +127,11 @@ class Reparameterized:
         """Which z lie outside the support; None where there is no outside."""
         return OUTSIDE[self.support](z)
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         """z where rounding has carried it out of the support, moved back."""
         return KEEP_INSIDE[self.support](z)
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         """A point inside the support."""
         return torch.full_like(z, 0.5)
 

@@ -43,10 +43,10 @@ class Exponential(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return -torch.log1p(-u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e / self.rate
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z * self.rate
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -83,10 +83,10 @@ class Rayleigh(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return (-2 * torch.log1p(-u)).sqrt()
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * e
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z / self.scale
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Pareto(Reparameterized):
     alpha: Tensor  # (M, ...)
 
     support: ClassVar[str] = "half_line"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("scale", "alpha")
 
     @property
@@ -122,10 +122,10 @@ class Pareto(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return -torch.log1p(-u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * (e / self.alpha).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return self.alpha * (z.log() - self.scale.log())
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -134,10 +134,10 @@ class Pareto(Reparameterized):
     def _outside(self, z: Tensor) -> Tensor:
         return z < self.scale
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         return z  # e >= 0, and exp(0) is exactly 1
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.scale
 
 
@@ -175,10 +175,10 @@ class Weibull(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return (-torch.log1p(-u)).log()
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * (e / self.concentration).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return self.concentration * (z.log() - self.scale.log())
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Reciprocal(Reparameterized):
     high: Tensor  # (M, ...)
 
     support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         ordered = (self.low > 0) & (self.low < self.high) & (self.high < torch.inf)
@@ -202,38 +202,38 @@ class Reciprocal(Reparameterized):
     @property
     def mean(self) -> Tensor:
         """(high - low) / log(high / low)."""
-        return (self.high - self.low) / self._log_ratio
+        return (self.high - self.low) / self._log_width
 
     @property
     def variance(self) -> Tensor:
         """(high^2 - low^2) / (2 log(high / low)) less the square of the mean."""
-        return (self.high.square() - self.low.square()) / (2 * self._log_ratio) - self.mean.square()
+        return (self.high.square() - self.low.square()) / (2 * self._log_width) - self.mean.square()
 
     @property
     def entropy(self) -> Tensor:
         """log(low high) / 2 + log log(high / low)."""
-        return 0.5 * (self.low.log() + self.high.log()) + self._log_ratio.log()
+        return 0.5 * (self.low.log() + self.high.log()) + self._log_width.log()
 
     @property
-    def _log_ratio(self) -> Tensor:
+    def _log_width(self) -> Tensor:
         return self.high.log() - self.low.log()
 
-    def _push(self, e: Tensor) -> Tensor:
-        return self.low * (e * self._log_ratio).exp()
+    def _to_z(self, e: Tensor) -> Tensor:
+        return self.low * (e * self._log_width).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
-        return (z.log() - self.low.log()) / self._log_ratio
+    def _from_z(self, z: Tensor) -> Tensor:
+        return (z.log() - self.low.log()) / self._log_width
 
     def _log_density(self, e: Tensor) -> Tensor:
-        return -self.low.log() - e * self._log_ratio - self._log_ratio.log()
+        return -self.low.log() - e * self._log_width - self._log_width.log()
 
     def _outside(self, z: Tensor) -> Tensor:
         return (z < self.low) | (z > self.high)
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         return z.clamp(self.low, self.high)
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.low
 
 
@@ -266,10 +266,10 @@ class Gompertz(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return torch.log1p(-torch.log1p(-u) / self.concentration)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * e
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z / self.scale
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -301,10 +301,10 @@ class LogNormal(Reparameterized):
         """(1 + log(2 pi)) / 2 + log_scale + loc."""
         return 0.5 + HALF_LOG_2PI + self.log_scale + self.loc
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return (self.loc + self.log_scale.exp() * e).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return (z.log() - self.loc) * (-self.log_scale).exp()
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -323,7 +323,7 @@ class Triangular(Reparameterized):
     high: Tensor  # (M, ...)
 
     support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         ordered = (self.low < self.mode) & (self.mode < self.high)
@@ -351,10 +351,10 @@ class Triangular(Reparameterized):
         up, down = self.low + (width * rise * u).sqrt(), self.high - (width * fall * (1 - u)).sqrt()
         return torch.where(u * width < rise, up, down)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z
 
     def _log_density(self, z: Tensor) -> Tensor:
@@ -366,9 +366,9 @@ class Triangular(Reparameterized):
     def _outside(self, z: Tensor) -> Tensor:
         return (z <= self.low) | (z >= self.high)
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         low, high = self.low.detach(), self.high.detach()
         return z.clamp(torch.nextafter(low, high), torch.nextafter(high, low))
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.mode

@@ -53,10 +53,10 @@ class GammaLaw(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return gamma_from_uniform(self._k, u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e.exp() / self._rate
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z.log() + self._rate.log()
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class ChiSquared(GammaLaw):
         return self.df.new_full((), 0.5)
 
 
-def log_ratio(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
+def log_gamma_ratio(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
     """log(G_a / G_b) of two standard gamma variables, u (..., 2)."""
     first, second = u.unbind(-1)
     return gamma_from_uniform(a, first) - gamma_from_uniform(b, second)
@@ -179,12 +179,12 @@ class Beta(Reparameterized):
         return log_beta(a, b) - digammas
 
     def _standard(self, u: Tensor) -> Tensor:
-        return log_ratio(self.concentration1, self.concentration0, u)
+        return log_gamma_ratio(self.concentration1, self.concentration0, u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e.sigmoid()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z.log() - torch.log1p(-z)
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -228,12 +228,12 @@ class FisherF(Reparameterized):
         return (self.df2 / self.df1).log()
 
     def _standard(self, u: Tensor) -> Tensor:
-        return log_ratio(self.df1 / 2, self.df2 / 2, u)
+        return log_gamma_ratio(self.df1 / 2, self.df2 / 2, u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return (e + self._log_scale).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z.log() - self._log_scale
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ class Dirichlet(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return gamma_from_uniform(self.concentration, u).log_softmax(-1)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e.exp()
 
     def _log_density(self, e: Tensor) -> Tensor:  # (L, M, K) -> (L, M)

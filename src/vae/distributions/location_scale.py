@@ -26,7 +26,7 @@ class Normal:
     log_std: Tensor  # (M, ...), or what broadcasts with it
 
     support: ClassVar[str] = "real"
-    moves: ClassVar[bool] = False  # the support, with the parameters
+    support_depends_on_parameters: ClassVar[bool] = False
 
     @property
     def noise(self) -> Noise:
@@ -74,10 +74,10 @@ class LocationScale(Reparameterized):
         """The centre of symmetry."""
         return self.loc
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return torch.addcmul(self.loc, self.log_scale.exp(), e)
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return (z - self.loc) * (-self.log_scale).exp()
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Uniform(LocationScale):
     """
 
     support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
 
     @property
     def variance(self) -> Tensor:
@@ -194,10 +194,10 @@ class Uniform(LocationScale):
         low, high = self.ends
         return (z < low) | (z > high)
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         return z  # |e| <= 1, and rounding keeps the order
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.loc
 
 
@@ -315,11 +315,11 @@ class Elliptical(Reparameterized):
         """The logarithms of the diagonal of L; their sum is log |det L|."""
         return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         with torch.autocast(e.device.type, enabled=False):  # which is for the products of networks
             return self.loc + (self.scale_tril @ e[..., None])[..., 0]
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.scale_tril, (z - self.loc)[..., None], upper=False)[..., 0]
 
 

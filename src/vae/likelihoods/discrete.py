@@ -15,7 +15,7 @@ Levels = Annotated[int, Interval(2, 2**16), "K: grey levels lie on 0, 1/(K-1), .
 Owner = Literal["per_pixel_and_datum", "per_pixel", "shared"]
 
 
-class _Spread(nn.Module):
+class _LocationAndSpread(nn.Module):
     """The second parameter of a pixel: from the network (per_pixel_and_datum), or learned, per_pixel or shared."""
 
     def __init__(self, data_shape: tuple[int, ...], owner: str) -> None:
@@ -138,7 +138,7 @@ class LogisticLevels(NamedTuple):
 
 
 @validated
-class DiscretizedLogistic(_Spread):
+class DiscretizedLogistic(_LocationAndSpread):
     """Grey levels k / (K - 1): log p(x|z) = sum_d log P(x_d - h < y_d < x_d + h), h half a step, y_d logistic.
 
     With open outermost bins (Kingma et al. 2016, IAF; Salimans et al. 2017). The network gives locations; `scale` says
@@ -206,7 +206,7 @@ class NegativeBinomialCounts(NamedTuple):
 
 
 @validated
-class NegativeBinomial(_Spread):
+class NegativeBinomial(_LocationAndSpread):
     """Counts 0, 1, 2, ...: log p(x|z) = sum_d log NB(x_d; mean mu_d(z), variance mu_d + mu_d^2 / r_d).
 
     A Poisson whose rate is gamma-distributed with shape r. The network gives log mu; `dispersion` says what -log(1/r)

@@ -17,7 +17,7 @@ from vae.errors import ConfigError
 from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Objective, WeighedKL
+from vae.objectives import OBJECTIVES, Objective, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import seeded
@@ -89,8 +89,8 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     objective: Objective = settings.objective.build(OBJECTIVES)
     modifiers = settings.modifiers
-    weighed = WeighedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
-    return objective if weighed == WeighedKL(objective) else weighed
+    weighted = WeightedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
+    return objective if weighted == WeightedKL(objective) else weighted
 
 
 def check_objective(objective: Objective, model: VAE) -> None:
@@ -103,7 +103,7 @@ def check_objective(objective: Objective, model: VAE) -> None:
     reason = objective.bias(model)
     if reason is not None:
         raise ConfigError(f"objective: {reason}")
-    if isinstance(objective, WeighedKL) and objective.free_bits:
+    if isinstance(objective, WeightedKL) and objective.free_bits:
         size: int = model.posterior_head.output_size  # type: ignore[assignment]
         q = model.posterior_head(torch.zeros(1, size).to(model.prior.mean))
         if kl_divergence(q, model.prior).ndim < 2:

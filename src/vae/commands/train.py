@@ -65,11 +65,13 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.training.build import check_kind, resolve
+    from vae.likelihoods.advice import check_kind
+    from vae.training.build import resolve
 
     settings, shape, kind = resolve(_settings(args)[0])
     model = checked_model(settings, shape)
-    check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
+    unbounded = (float("-inf"), float("inf"))
+    check_kind(model.likelihood_head, kind, unbounded if kind == "real" else (0, 1), settings.data.name)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")

@@ -20,26 +20,7 @@ LIKELIHOODS = {
     "negative_binomial": NegativeBinomial,
 }
 
-# Which supports can hold the values of data of a kind (levels where the values lie on the likelihood's own grid), and
-# the likelihood that is taken where the user names none.
-FITTING_SUPPORTS = {
-    "binary": ("binary", "unit_interval", "real", "levels", "counts"),
-    "grey": ("unit_interval", "real", "levels"),
-    "levels": ("unit_interval", "real", "levels"),
-    "counts": ("counts", "real"),
-    "real": ("real",),
-}
-DEFAULT_LIKELIHOOD = {
-    "binary": "bernoulli",
-    "grey": "grey_cross_entropy",
-    "levels": "discretized_logistic",
-    "counts": "negative_binomial",
-    "real": "gaussian",
-}
-
 __all__ = [
-    "DEFAULT_LIKELIHOOD",
-    "FITTING_SUPPORTS",
     "LIKELIHOODS",
     "Bernoulli",
     "Categorical",

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.data import GREY_LEVELS, IMAGE_SHAPES, Split, kind_of, load_data
-from vae.distributions import kl_divergence, support_of
+from vae.distributions import kl_divergence
 from vae.errors import ConfigError
-from vae.likelihoods import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS, LIKELIHOODS
+from vae.likelihoods import LIKELIHOODS
+from vae.likelihoods.advice import check_kind, check_levels, default_likelihood
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES, Objective, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.randomness import seeded
-from vae.schema import Part, options_of
+from vae.schema import Part
 from vae.training.settings import AUTOCAST, ModelSettings, Settings, read_settings
 
 
@@ -50,11 +51,8 @@ def with_likelihood(settings: Settings, kind: str) -> Settings:
     """The settings with the likelihood that suits data of a kind, where none was named."""
     if settings.model.likelihood is not None:
         return settings
-    name = DEFAULT_LIKELIHOOD[kind]
-    options = {key: option.default for key, option in options_of(LIKELIHOODS[name]).items()}
-    if "levels" in options:
-        options["levels"] = GREY_LEVELS.get(settings.data.name, 256)
-    return replace(settings, model=replace(settings.model, likelihood=Part(name, options)))
+    likelihood = default_likelihood(kind, GREY_LEVELS.get(settings.data.name, 256))
+    return replace(settings, model=replace(settings.model, likelihood=likelihood))
 
 
 def build_model(
@@ -143,48 +141,10 @@ def choose_device(name: str, precision: str = "auto") -> torch.device:
 
 def check_support(split: Split, source: str, model: VAE) -> None:
     """ConfigError where values of the data lie outside the likelihood's support: range, kind, and what fits."""
-    check_kind(kind_of(split), split.range, source, model)
-    levels = getattr(model.likelihood_head, "levels", None)
-    if levels is not None and not split.dynamic:
-        _check_levels(levels, split.values, source, model)
-
-
-def _check_levels(levels: int, values: Tensor, source: str, model: VAE) -> None:
-    """ConfigError where values lie off the grid of so many levels: one of them, and the grid that they do lie on."""
-    support = support_of(f"levels_{levels}")
-    if support(values):
-        return
-    values = values.unique()
-    off = next(value.item() for value in values if not support(value))
-    fitting = (k for k in range(2, 257) if support_of(f"levels_{k}")(values))
-    cure = next((f"model.likelihood.levels={k} fits them" for k in fitting), None)
-    name = _row(model)
-    raise ConfigError(
-        f"model.likelihood: {name} of {levels} levels needs {support.words}, and among the data of {source} is "
-        f"{off:g}; {cure or 'they lie on no grid of up to 256 levels, so take a likelihood of values on [0, 1]'}"
-    )
-
-
-def check_kind(kind: str, value_range: tuple[float, float], source: str, model: VAE) -> None:
-    """ConfigError where data of a kind do not fit the likelihood."""
-    head, fits = model.likelihood_head, FITTING_SUPPORTS[kind]
-    support = type(head).support  # type: ignore[attr-defined]  # of the row; an instance may name its own grid
-    if support in fits:
-        return
-    low, high = value_range
-    within = "" if kind == "counts" else f", on [{low:g}, {high:g}]"
-    fitting = [key for key, row in LIKELIHOODS.items() if row.support in fits]  # type: ignore[attr-defined]
-    grey = kind in ("grey", "levels") and support == "binary"
-    cure = ", or binarize them: data.pixels threshold, static or dynamic" if grey else ""
-    raise ConfigError(
-        f"model.likelihood: {_row(model)} needs {support_of(str(head.support)).words}, and the data of {source} are "
-        f"{kind}{within}; likelihoods that fit: {', '.join(fitting)}{cure}"
-    )
-
-
-def _row(model: VAE) -> str:
-    """The name of the likelihood in LIKELIHOODS."""
-    return next(key for key, row in LIKELIHOODS.items() if type(model.likelihood_head) is row)
+    head = model.likelihood_head
+    check_kind(head, kind_of(split), split.range, source)
+    if hasattr(head, "levels") and not split.dynamic:
+        check_levels(head, split.values, source)
 
 
 def check_batch_norm(

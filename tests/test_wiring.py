@@ -484,10 +484,10 @@ def own_data(tmp_path, values):
         (
             [0.0, 0.3, 1.0],
             {"name": "categorical"},
-            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and among the data of npz is 0\.3; "
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and the data of npz contain 0\.3; "
             "model.likelihood.levels=11 fits them",
         ),
-        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they lie on no grid of up to 256 levels"),
+        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they are on no grid of up to 256 levels"),
     ],
 )
 def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, message):

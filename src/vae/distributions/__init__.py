@@ -1,6 +1,6 @@
-"""Floor 1: one random variable. Densities, samples from explicit noise, and exact divergences.
+"""Floor 1: distributions of one random variable. Densities, samples from explicit noise, and exact divergences.
 
-FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract test holds each row to its oracle.
+FAMILIES lists those that can be reparameterized as z = g(eps, parameters); a test checks each against an oracle.
 """
 
 from vae.distributions.base import Family, detached

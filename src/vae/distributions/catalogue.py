@@ -55,7 +55,7 @@ class Exponential(Reparameterized):
 
 @dataclass(frozen=True, slots=True)
 class Rayleigh(Reparameterized):
-    """The length of a normal vector of the plane, z = scale sqrt(2 E).
+    """The length of a normal vector in the plane, z = scale sqrt(2 E).
 
     log p(z) = log(z / scale^2) - (z / scale)^2 / 2
     """
@@ -145,7 +145,7 @@ class Pareto(Reparameterized):
 class Weibull(Reparameterized):
     """z = scale E^(1/k), k the concentration; log p(z) = log(k / scale) + (k - 1) log(z / scale) - (z / scale)^k.
 
-    Its e is log E = k log(z / scale), since E itself underflows for z of a moderate size.
+    Its e is log E = k log(z / scale), since E itself underflows for moderate z.
     """
 
     scale: Tensor  # (M, ...)
@@ -206,7 +206,7 @@ class Reciprocal(Reparameterized):
 
     @property
     def variance(self) -> Tensor:
-        """(high^2 - low^2) / (2 log(high / low)) less the square of the mean."""
+        """(high^2 - low^2) / (2 log(high / low)) minus mean^2."""
         return (self.high.square() - self.low.square()) / (2 * self._log_width) - self.mean.square()
 
     @property
@@ -241,9 +241,7 @@ class Reciprocal(Reparameterized):
 class Gompertz(Reparameterized):
     """z = scale log(1 + E / c), c the concentration; its e is z / scale >= 0.
 
-    log p(z) = log(c / scale) + z / scale - c (exp(z / scale) - 1)
-
-    In the form of the shape eta and the rate b: c = eta, scale = 1 / b. Its variance has no closed form.
+    log p(z) = log(c / scale) + z / scale - c (exp(z / scale) - 1); with shape eta and rate b, c = eta, scale = 1 / b.
     """
 
     concentration: Tensor  # (M, ...)
@@ -347,7 +345,7 @@ class Triangular(Reparameterized):
 
     def _standard(self, u: Tensor) -> Tensor:
         width, rise, fall = self.high - self.low, self.mode - self.low, self.high - self.mode
-        # Each root is of a number above 0 on both sides of the mode, so that its gradient is finite.
+        # Both roots are of positive numbers on either side of the mode, so that their gradients are finite.
         up, down = self.low + (width * rise * u).sqrt(), self.high - (width * fall * (1 - u)).sqrt()
         return torch.where(u * width < rise, up, down)
 
@@ -359,7 +357,7 @@ class Triangular(Reparameterized):
 
     def _log_density(self, z: Tensor) -> Tensor:
         below = z < self.mode
-        height = torch.where(below, z - self.low, self.high - z)  # 0 at the two ends alone
+        height = torch.where(below, z - self.low, self.high - z)  # 0 only at the two ends
         slope = torch.where(below, self.mode - self.low, self.high - self.mode)
         return math.log(2) + height.log() - slope.log() - (self.high - self.low).log()
 

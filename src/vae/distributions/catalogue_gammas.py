@@ -1,6 +1,6 @@
 """Families of the paper's lists that no model uses: those made of gamma variables (Kingma & Welling 2013, section 2.4).
 
-The gammas are kept as logarithms until the last moment: those of small concentration lie below every float.
+The gammas are kept as logarithms to the end, because those of small concentration are smaller than any float.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from vae.randomness import Noise
 
 
 class GammaLaw(Reparameterized):
-    """The engine of the gamma distributions: e is the logarithm of a standard gamma variable, z = exp(e) / rate.
+    """The base of the gamma distributions: e is the logarithm of a standard gamma variable, z = exp(e) / rate.
 
-    From one uniform number by the inverse distribution function, which SciPy computes on the CPU in float64; gradients
-    with respect to the concentration are implicit (Figurnov et al. 2018).
+    It comes from one uniform number by the inverse distribution function, which SciPy computes on the CPU in float64;
+    gradients with respect to the concentration are implicit (Figurnov et al. 2018).
     """
 
     __slots__ = ()
@@ -67,8 +67,8 @@ class GammaLaw(Reparameterized):
 class Gamma(GammaLaw):
     """The gamma distribution; log p(z) = k log rate - log Gamma(k) + (k - 1) log z - rate z, k the concentration.
 
-    A whole number (int) k is the paper's composition: a sum of k exponential variables, from k uniform numbers an
-    element. A tensor k takes one uniform number, by the inverse distribution function.
+    For an int k, this is the paper's composition: a sum of k exponential variables, from k uniform numbers per
+    element. For a tensor k, z comes from one uniform number by the inverse distribution function.
     """
 
     concentration: Tensor | int  # (M, ...) or one whole number
@@ -78,7 +78,7 @@ class Gamma(GammaLaw):
 
     @property
     def noise(self) -> Noise:
-        """Uniform, one number an element, or k of them."""
+        """Uniform, one number per element, or k if k is an int."""
         k = self.concentration
         return Noise("uniform", (*self.shape, k) if isinstance(k, int) else self.shape)
 
@@ -99,7 +99,7 @@ class Gamma(GammaLaw):
 
 @dataclass(frozen=True, slots=True)
 class Erlang(GammaLaw):
-    """The sum of k exponential variables / rate, k a whole number: Gamma(k, rate) in law, from one uniform number.
+    """The sum of k exponential variables, k a whole number: Gamma(k, rate), but from one uniform number.
 
     Its inverse distribution function has no closed form; SciPy computes it on the CPU.
     """
@@ -208,7 +208,7 @@ class FisherF(Reparameterized):
 
     @property
     def mean(self) -> Tensor:
-        """df2 / (df2 - 2), infinite for df2 <= 2; df1 plays no part in it."""
+        """df2 / (df2 - 2), infinite for df2 <= 2, whatever df1."""
         return (self.df2 / (self.df2 - 2).clamp(min=0)).expand(self.shape)
 
     @property

@@ -1,4 +1,4 @@
-"""Exact Kullback-Leibler divergences: a table of pairs. A missing pair is an error, never a Monte Carlo guess."""
+"""Exact Kullback-Leibler divergences: a table of pairs. A missing pair is an error, never a Monte Carlo estimate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,14 +26,14 @@ from vae.errors import UsageError
 def _normal_normal(q: Normal, p: Normal) -> Tensor:
     """KL(q || p) = log s_p - log s_q + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2   (paper, appendix B: p = N(0, I))."""
     ratio = 2 * (q.log_std - p.log_std)  # log of the ratio of the variances
-    # expm1(r) - r keeps its digits, and its sign, where the two variances nearly agree.
+    # expm1(r) - r stays accurate, and never negative, if the two variances nearly agree.
     return 0.5 * (torch.expm1(ratio) - ratio + ((q.mean - p.mean) * (-p.log_std).exp()).square())
 
 
 def _vectors(factor: Tensor, log_diagonal: Tensor, shift: Tensor) -> Tensor:  # (M, J, J), (M, J), (M, J) -> (M,)
     """KL(N(shift, A A') || N(0, I)) = (|A|^2 - J + |shift|^2) / 2 - sum_j log A_jj, A lower triangular.
 
-    Summed over the elements of A so that each term is at least 0, also where A is nearly the identity.
+    Summed over the elements of A, so that each term is at least 0 even if A is nearly the identity.
     """
     ratio = 2 * log_diagonal
     off_diagonal = factor.tril(-1).square().sum(-1)
@@ -66,9 +66,9 @@ def _cross_entropy(q: Any, p: Normal) -> Tensor:
 
 
 def _to_normal(q: Any, p: Normal) -> Tensor:
-    """KL(q || p) = cross entropy - entropy, which asks of q its first two moments and its entropy alone.
+    """KL(q || p) = cross entropy - entropy, which needs only the first two moments and the entropy of q.
 
-    Infinite where q has no variance (Cauchy; Student's t with df <= 2).
+    Infinite if q has no finite variance (Cauchy; Student's t with df <= 2).
     """
     return _not_negative(_cross_entropy(q, p) - q.entropy)
 
@@ -79,7 +79,7 @@ def _vector_to_normal(q: MultivariateT, p: Normal) -> Tensor:  # -> (M,)
 
 
 def _not_negative(kl: Tensor) -> Tensor:
-    """A difference that rounding may have carried below 0, at 0; its gradient as it was."""
+    """The KL, raised to 0 if rounding has carried it below; its gradient is unchanged."""
     return kl - kl.detach().clamp(max=0)
 
 
@@ -98,15 +98,14 @@ KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {
 
 
 def has_exact_kl(q: Any, p: Any) -> bool:
-    """Whether kl_divergence(q, p) knows a formula; its value may still be infinite."""
+    """Whether kl_divergence(q, p) has a formula; its value may still be infinite."""
     return (type(q), type(p)) in KL
 
 
 def kl_divergence(q: Any, p: Any) -> Tensor:
-    """KL(q || p) in nats, never negative; UsageError where no exact formula is known.
+    """KL(q || p) in nats, never negative; UsageError if no exact formula is known.
 
-    Element by element (M, J); one number a vector (M,) where either is a distribution of vectors, whose J elements the
-    other one holds.
+    One value per element (M, J), or, if q or p is a distribution of vectors, one per vector (M,).
     """
     formula = KL.get((type(q), type(p)))
     if formula is None:

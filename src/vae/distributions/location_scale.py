@@ -19,18 +19,18 @@ class Normal:
 
     log p(z) = -log(2 pi)/2 - log_std - (z - mean)^2 / (2 std^2)     (Kingma & Welling 2013, appendix C.2)
 
-    It is parameterized by log_std because every term of a bound needs log std, and exp is safe where log is not.
+    It is parameterized by log_std because a bound needs log std, and exp is defined for every number, as log is not.
     """
 
     mean: Tensor  # (M, ...)
-    log_std: Tensor  # (M, ...), or what broadcasts with it
+    log_std: Tensor  # (M, ...), or any shape that broadcasts with it
 
     support: ClassVar[str] = "real"
     support_depends_on_parameters: ClassVar[bool] = False
 
     @property
     def noise(self) -> Noise:
-        """Standard normal, one number an element."""
+        """Standard normal, one number per element."""
         return Noise("normal", tuple(torch.broadcast_shapes(self.mean.shape, self.log_std.shape)))
 
     @property
@@ -58,7 +58,7 @@ class Normal:
         return -0.5 * standardised.square() - self.log_std - HALF_LOG_2PI
 
     def transform_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z and log p(z) from the noise in hand: (z - mean) / std is eps itself."""
+        """z and log p(z) from the noise: (z - mean) / std is eps itself."""
         return self.transform(noise), -0.5 * noise.square() - self.log_std - HALF_LOG_2PI
 
 
@@ -134,7 +134,7 @@ class Logistic(LocationScale):
 
 @dataclass(frozen=True, slots=True)
 class Gumbel(LocationScale):
-    """The law of the largest of many: e = -log(-log u); log p(z) = -e - exp(-e) - log_scale."""
+    """The distribution of the largest of many values: e = -log(-log u); log p(z) = -e - exp(-e) - log_scale."""
 
     @property
     def mean(self) -> Tensor:
@@ -160,7 +160,7 @@ class Gumbel(LocationScale):
 
 @dataclass(frozen=True, slots=True)
 class Uniform(LocationScale):
-    """Uniform on [loc - scale, loc + scale]: the centre and half of the width. e = 2 u - 1.
+    """Uniform on [loc - scale, loc + scale]: loc is the centre, scale half the width. e = 2 u - 1.
 
     log p(z) = -log(2) - log_scale
     """
@@ -205,7 +205,7 @@ class Uniform(LocationScale):
 class Cauchy(LocationScale):
     """e = tan(pi (u - 1/2)), taken as 1 / tan of the nearer tail; log p(z) = -log pi - log_scale - log(1 + e^2).
 
-    It has no mean: what stands for it is the centre, the principal value. Its variance is infinite.
+    It has no mean; `mean` is the centre, its principal value. Its variance is infinite.
     """
 
     @property
@@ -227,7 +227,7 @@ class Cauchy(LocationScale):
 
 
 def chi_radius(df: Tensor, noise: Tensor) -> Tensor:
-    """sqrt(df / chi^2), chi^2 with df degrees of freedom from a normal number: what makes of a normal a Student's t."""
+    """sqrt(df / chi^2), chi^2 with df degrees of freedom from a normal number: it turns a normal into Student's t."""
     return (0.5 * ((df / 2).log() - gamma_from_normal(df / 2, noise))).exp()
 
 
@@ -238,7 +238,7 @@ def log_gamma_step(x: Tensor, step: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class StudentT(LocationScale):
-    """Student's t: e = eps_1 / sqrt(chi^2 / df), eps of two normal numbers, the second turned into chi^2.
+    """Student's t: e = eps_1 / sqrt(chi^2 / df), from two normal numbers, the second turned into chi^2.
 
     log p(z) = log Gamma((df + 1)/2) - log Gamma(df/2) - log(pi df)/2 - log_scale - (df + 1)/2 log(1 + e^2 / df)
     """
@@ -281,7 +281,7 @@ class StudentT(LocationScale):
 class Elliptical(Reparameterized):
     """z = loc + L e: a vector e whose density depends on |e| alone, and a lower-triangular L with a positive diagonal.
 
-    L is not checked: that would wait for the device at each step.
+    L is not checked: that would wait for the device at every step.
     """
 
     loc: Tensor  # (M, J)
@@ -316,7 +316,7 @@ class Elliptical(Reparameterized):
         return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
 
     def _to_z(self, e: Tensor) -> Tensor:
-        with torch.autocast(e.device.type, enabled=False):  # which is for the products of networks
+        with torch.autocast(e.device.type, enabled=False):  # it is meant for the products of networks
             return self.loc + (self.scale_tril @ e[..., None])[..., 0]
 
     def _from_z(self, z: Tensor) -> Tensor:
@@ -352,7 +352,7 @@ class MultivariateT(Elliptical):
 
     @property
     def noise(self) -> Noise:
-        """Standard normal, J + 1 numbers a vector."""
+        """Standard normal, J + 1 numbers per vector."""
         *shape, J = self.shape
         return Noise("normal", (*shape, J + 1))
 
@@ -364,7 +364,7 @@ class MultivariateT(Elliptical):
 
     @property
     def entropy(self) -> Tensor:  # (M,)
-        """(df + J)/2 (psi((df + J)/2) - psi(df/2)) less what of log p(z) does not depend on e."""
+        """(df + J)/2 (psi((df + J)/2) - psi(df/2)) minus the part of log p(z) without e."""
         half, half_dim = self._df / 2, self.loc.shape[-1] / 2
         digammas = torch.digamma(half + half_dim) - torch.digamma(half)
         return (half + half_dim) * digammas - self._constant

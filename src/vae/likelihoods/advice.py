@@ -59,11 +59,11 @@ def check_levels(head: nn.Module, values: Tensor, source: str) -> None:
     values = values.unique()
     off = next(value.item() for value in values if not support(value))
     fitting = (k for k in range(2, 257) if support_of(f"levels_{k}")(values))
-    none = "they lie on no grid of up to 256 levels, so take a likelihood of values on [0, 1]"
+    none = "they are on no grid of up to 256 levels, so use a likelihood for values on [0, 1]"
     cure = next((f"model.likelihood.levels={k} fits them" for k in fitting), none)
     raise ConfigError(
-        f"model.likelihood: {_name(head)} of {head.levels} levels needs {support.words}, and among the data of "
-        f"{source} is {off:g}; {cure}"
+        f"model.likelihood: {_name(head)} of {head.levels} levels needs {support.words}, and the data of "
+        f"{source} contain {off:g}; {cure}"
     )
 
 

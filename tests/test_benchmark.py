@@ -9,12 +9,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
-
-from vae.commands import benchmark, growth, tutorial
 from vae.commands.benchmark import alternate, library_step, main, plain_step
-from vae.data import Split, load_data
-from vae.training import read_settings, roofline
-from vae.training.build import build_model
 from vae.training.roofline import (
     Operand,
     aten,
@@ -25,6 +20,11 @@ from vae.training.roofline import (
     record,
     update_bytes,
 )
+
+from vae.commands import benchmark, growth, tutorial
+from vae.data import Split, load_data
+from vae.training import read_settings, roofline
+from vae.training.build import build_model
 
 CPU = torch.device("cpu")
 CONFIG = {

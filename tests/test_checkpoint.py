@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from vae.training.opened import open_run
 
 import vae
 from vae.errors import CheckpointError, UsageError
 from vae.training import checkpoint
-from vae.training.opened import open_run
 
 TENSORS = {
     "a.weight": torch.randn(3, 4),

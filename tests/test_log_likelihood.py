@@ -33,7 +33,7 @@ from vae.evaluation import (
     simulated,
 )
 from vae.evaluation.annealed import Path, anneal, schedule, tuned_kernel
-from vae.evaluation.density import fitted_gaussian, log_ratios
+from vae.evaluation.density import fit_log_ratio, fitted_gaussian
 from vae.evaluation.gaps import SAMPLES, best_in_family
 from vae.evaluation.importance import ROWS, Stream, stream_weights
 
@@ -352,7 +352,7 @@ def fit_and_plug(J, L, repetitions, seed, same=False):
     fit, plug = numbers(L, repetitions, J, seed=seed), numbers(L, repetitions, J, seed=seed + 1)
     plug = fit if same else plug
     log_joint = (-0.5 * plug.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
-    return -(torch.logsumexp(log_ratios(fit, plug, log_joint), 0) - math.log(L))
+    return -(torch.logsumexp(fit_log_ratio(fit, plug, log_joint), 0) - math.log(L))
 
 
 def test_fitted_density_with_exact_samples():

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from vae.training.directory import resumed_settings
 
 import vae
 from vae.errors import ConfigError, UsageError
 from vae.ranks import Ranks, Stop
 from vae.training import checkpoint, parallel, read_settings
 from vae.training.build import build_model, resolve
-from vae.training.directory import resumed_settings
 from vae.training.run import train
 
 ROOT = Path(__file__).parent.parent
@@ -305,18 +305,18 @@ def test_a_process_alone_agrees_with_itself():
     for call in (ranks.once, ranks.together):
         with pytest.raises(UsageError):
             call(failing)
-    ranks.said()
+    ranks.wait_for_rank_0()
 
 
 def test_a_signal_stops_one_process_at_once_and_several_when_all_know():
     alone, together = Stop(), Stop(Ranks(0, 2))
     for stop in (alone, together):
-        stop.hear(signal.SIGTERM)
+        stop.record(signal.SIGTERM)
     assert alone.signal == signal.SIGTERM
     assert together.signal is None
-    together.settle([0.0, 0.0])
+    together.resolve([0.0, 0.0])
     assert together.signal is None
-    together.settle([1.0, 2.0])  # both, by different ranks
+    together.resolve([1.0, 2.0])  # both, by different ranks
     assert together.signal == signal.SIGINT
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from vae.training.directory import resumed_settings
+from vae.training.session import evaluation_line
 
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.errors import CheckpointError, Interrupted, UsageError
 from vae.training import read_settings
-from vae.training.directory import resumed_settings
 from vae.training.run import train
-from vae.training.session import evaluation_line
 from vae.training.trainer import Trainer
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"

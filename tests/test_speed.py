@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from vae.training.session import Session
 
 import vae
 from vae.data import Resident, Split
@@ -17,7 +18,6 @@ from vae.ranks import Stop
 from vae.training import read_settings
 from vae.training.build import build_algorithm, build_model, resolve, with_likelihood
 from vae.training.run import stepper
-from vae.training.session import Session
 
 CPU = torch.device("cpu")
 

@@ -486,9 +486,9 @@ def history(start, epochs=4):
 
 
 def test_the_curve_is_a_mean_over_seeds_at_the_epochs_that_all_have():
-    from vae.figures.sweep import over_seeds
+    from vae.figures.sweep import mean_curve
 
-    epochs, mean, stderr = over_seeds([history(-10), history(-12), history(-20, epochs=3)], "test")
+    epochs, mean, stderr = mean_curve([history(-10), history(-12), history(-20, epochs=3)], "test")
     assert list(epochs) == [1, 2, 3]
     np.testing.assert_allclose(mean, [-14, -13, -12])
     np.testing.assert_allclose(stderr, statistics.stdev([-10, -12, -20]) / math.sqrt(3))

@@ -6,17 +6,17 @@ import math
 
 import pytest
 import torch
+from vae.training.opened import open_run
 
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Data
 from vae.distributions import has_exact_kl
 from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
-from vae.objectives import OBJECTIVES, EstimatorB, WeighedKL
+from vae.objectives import OBJECTIVES, EstimatorB, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.training import read_settings
 from vae.training.build import check_objective
-from vae.training.opened import open_run
 from vae.training.run import train
 
 SHAPE = (1, 8, 8)
@@ -116,10 +116,10 @@ def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(
     check_objective(objective, vae.build(config()))
     model = vae.build(config(), "model.posterior=uniform")
     if name in ("sgvb_a", "sgvb_b", "iwae"):
-        check_objective(WeighedKL(objective, 2.0), model)
+        check_objective(WeightedKL(objective, 2.0), model)
     else:
         sentence = rf"^objective: {name} is biased where the support of q moves with its parameters; use sgvb_a"
-        for each in (objective, WeighedKL(objective, 2.0)):
+        for each in (objective, WeightedKL(objective, 2.0)):
             with pytest.raises(ConfigError, match=sentence):
                 check_objective(each, model)
 
@@ -288,11 +288,12 @@ def test_a_bound_that_explodes_stops_by_its_epoch_mean(tmp_path):
 
 def explode(bounds, size=64, objective=False):
     """Run the trainer on a made-up algorithm whose bounds are given, one a step, one step an epoch."""
+    from vae.training.log import Log
+
     from vae.algorithms import Info, State
     from vae.data import Resident
     from vae.distributions import Noise
     from vae.randomness import Streams
-    from vae.training.log import Log
     from vae.training.trainer import Member, Plan, Progress, Trainer, one_by_one
 
     class Given:

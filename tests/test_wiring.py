@@ -16,6 +16,11 @@ import pytest
 import torch
 import yaml
 from torch.optim.adam import adam
+from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
+from vae.training.log import Log
+from vae.training.opened import open_run
+from vae.training.products import float32_products, suits_onednn
+from vae.training.session import evaluation_line, fingerprint
 
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS, largest_gradient, optimizers
@@ -31,12 +36,7 @@ from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound
 from vae.training import checkpoint, read_settings
 from vae.training.build import build_algorithm, build_objective, resolve
-from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
-from vae.training.log import Log
-from vae.training.opened import open_run
-from vae.training.products import float32_products, suits_onednn
 from vae.training.run import train
-from vae.training.session import evaluation_line, fingerprint
 from vae.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
@@ -484,10 +484,10 @@ def own_data(tmp_path, values):
         (
             [0.0, 0.3, 1.0],
             {"name": "categorical"},
-            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and among the data of npz is 0\.3; "
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and the data of npz contain 0\.3; "
             "model.likelihood.levels=11 fits them",
         ),
-        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they lie on no grid of up to 256 levels"),
+        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they are on no grid of up to 256 levels"),
     ],
 )
 def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, message):

@@ -19,7 +19,7 @@ SHORTEST = 0.3  # a trajectory's step size is between this share of the tuned on
 # multiple of half a period of some density, where trajectories return to where they began
 
 
-class State(NamedTuple):
+class Chains(NamedTuple):
     """Where the chains are; C chains of each of M data."""
 
     z: Tensor  # (C, M, J)
@@ -27,7 +27,7 @@ class State(NamedTuple):
     gradient: Tensor  # (C, M, J)
 
 
-class Info(NamedTuple):
+class Transition(NamedTuple):
     """What a step did."""
 
     acceptance: Tensor  # (C, M), the probability with which the proposal was accepted
@@ -39,23 +39,23 @@ def noise(latent_dim: int) -> Noise:
     return Noise("normal", (latent_dim + 2,))
 
 
-def init(log_density: LogDensity, z: Tensor) -> State:
+def init(log_density: LogDensity, z: Tensor) -> Chains:
     """Chains that start at z (C, M, J)."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = log_density(z)
         (gradient,) = torch.autograd.grad(value.sum(), z)
-    return State(z.detach(), value.detach(), gradient)
+    return Chains(z.detach(), value.detach(), gradient)
 
 
 def leapfrog(
     log_density: LogDensity,
-    state: State,
+    state: Chains,
     momentum: Tensor,  # (C, M, J), in units of 1 / scale
     step_size: Tensor,  # what broadcasts with (C, M)
     scale: Tensor,  # (M, J), about the density's standard deviations
     num_steps: int,
-) -> tuple[State, Tensor]:
+) -> tuple[Chains, Tensor]:
     """Follow the energy -log density + |momentum|^2 / 2 for a time of num_steps * step_size.
 
     Reversible and volume-preserving; its energy error falls with the square of the step size (Neal 2011, section 2.3).
@@ -70,12 +70,12 @@ def leapfrog(
 
 def step(
     log_density: LogDensity,
-    state: State,
+    state: Chains,
     noise: Tensor,  # (C, M, J + 2), standard normal
     step_size: Tensor,  # (M,)
     scale: Tensor,  # (M, J)
     num_steps: int,
-) -> tuple[State, Info]:
+) -> tuple[Chains, Transition]:
     """One trajectory and its acceptance (Neal 2011, figure 2), which leaves the density invariant.
 
     A proposal whose energy is not finite is rejected, and its chain stays as it was, bit for bit.
@@ -88,14 +88,14 @@ def step(
     )  # -(energy error)
     accepted = torch.special.log_ndtr(accept) < gain  # False where the gain is NaN
     accepted &= torch.isfinite(proposal.log_density) & torch.isfinite(proposal.gradient).all(-1)
-    kept = State(
+    kept = Chains(
         torch.where(accepted[..., None], proposal.z, state.z),
         torch.where(accepted, proposal.log_density, state.log_density),
         torch.where(accepted[..., None], proposal.gradient, state.gradient),
     )
     usable = torch.isfinite(proposal.log_density) & ~gain.isnan()
     probability = torch.where(usable, gain, -torch.inf).clamp(max=0).exp()
-    return kept, Info(probability, ~(usable & (gain > -DIVERGED)))
+    return kept, Transition(probability, ~(usable & (gain > -DIVERGED)))
 
 
 class Tuning(NamedTuple):
@@ -130,13 +130,13 @@ def _on_grid(log_step: Tensor) -> Tensor:
 
 def tune(
     log_density: LogDensity,
-    state: State,
+    state: Chains,
     noises: Iterable[Tensor],  # (C, M, J + 2) each, one a step
     start: Tensor,  # (M,)
     scale: Tensor,  # (M, J)
     num_steps: int,
     target: float = 0.8,
-) -> tuple[State, Tensor]:
+) -> tuple[Chains, Tensor]:
     """Run a chain while its step size is tuned; the chain, warmed up, and the step size (M,) to freeze from here on."""
     now = tuning(start)
     for eps in noises:

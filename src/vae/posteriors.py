@@ -52,9 +52,9 @@ class Posterior(nn.Module):
         return bool(torch.isinf(self._at_zero.variance).any())
 
     @property
-    def moves(self) -> bool:
+    def support_depends_on_parameters(self) -> bool:
         """Whether the support of q moves with its parameters, so that a score function would be biased."""
-        return bool(self._at_zero.moves)
+        return bool(self._at_zero.support_depends_on_parameters)
 
     @property
     def _at_zero(self) -> Any:

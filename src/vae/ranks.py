@@ -97,7 +97,7 @@ class Ranks:
                 raise error
         return result
 
-    def said(self, seconds: float = 10.0) -> None:
+    def wait_for_rank_0(self, seconds: float = 10.0) -> None:
         """Wait until rank 0 has called this too: torchrun ends all processes once one of them ends with an error, and
         rank 0 has to say it first."""
         if not self.several:
@@ -107,7 +107,7 @@ class Ranks:
         try:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=seconds))
-            store.set("vae/said", "") if self.first else store.wait(["vae/said"])
+            store.set("vae/rank_0_is_done", "") if self.first else store.wait(["vae/rank_0_is_done"])
         except RuntimeError:  # rank 0 has gone without a word, and the store may have gone with it
             pass
 
@@ -132,17 +132,17 @@ class Stop:
     signal: int | None = None
     flags: list[float] = field(default_factory=lambda: [0.0 for _ in _SIGNALS])  # of what this process has heard
 
-    def hear(self, number: int) -> None:
+    def record(self, number: int) -> None:
         """Note a signal."""
         self.flags[_SIGNALS.index(signal.Signals(number))] = 1.0
         if not self.ranks.several:
-            self.settle(self.flags)
+            self.resolve(self.flags)
 
-    def settle(self, sums: Sequence[float]) -> None:
+    def resolve(self, sums: Sequence[float]) -> None:
         """Act on the signals that some rank has heard."""
         self.signal = next((int(number) for number, heard in zip(_SIGNALS, sums, strict=True) if heard), None)
 
-    def agree(self) -> None:
+    def sync(self) -> None:
         """Settle it apart from a step."""
         if self.ranks.several:
             import torch
@@ -150,4 +150,4 @@ class Stop:
 
             sums = torch.tensor(self.flags, dtype=torch.float64)
             dist.all_reduce(sums)
-            self.settle(sums.tolist())
+            self.resolve(sums.tolist())

@@ -14,8 +14,6 @@ from tests.oracles import numbers, trapezoid
 from vae.distributions import sum_from, support_of
 from vae.errors import ConfigError
 from vae.likelihoods import (
-    DEFAULT_LIKELIHOOD,
-    FITTING_SUPPORTS,
     LIKELIHOODS,
     Bernoulli,
     Categorical,
@@ -25,6 +23,7 @@ from vae.likelihoods import (
     GreyCrossEntropy,
     NegativeBinomial,
 )
+from vae.likelihoods.advice import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS
 from vae.likelihoods.binary import ContinuousBernoulliLogits, log_expm1_ratio
 from vae.likelihoods.discrete import LogisticLevels, NegativeBinomialCounts
 

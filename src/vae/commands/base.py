@@ -92,7 +92,7 @@ def _ended(sentence: object, status: int) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if ranks.first:
         print(sentence, file=sys.stderr, flush=True)
-    ranks.said()
+    ranks.wait_for_rank_0()
     return status
 
 

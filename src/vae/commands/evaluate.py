@@ -113,7 +113,7 @@ def evaluate_split(
     opened: LoadedRun, split: Split, name: str, seed: int = 0, num_samples: int = 1, batch_size: int = 1000
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is printed and kept in evaluation.json, and the values of each datum."""
-    from vae.evaluation import evaluate_bound, summary, warn_of_collapse
+    from vae.evaluation import evaluate_bound, mean_and_stderr, warn_of_collapse
     from vae.training.checks import check_support
 
     model = opened.model
@@ -123,7 +123,7 @@ def evaluate_split(
         warn_of_collapse(result.active_units)
     columns = {key: getattr(result, key) for key in ("elbo", "log_p_x_given_z", "kl")}
     record: dict[str, Any] = {
-        **{key: summary(column) for key, column in columns.items()},
+        **{key: mean_and_stderr(column) for key, column in columns.items()},
         "density": model.is_density,
         "estimator": result.estimator,
         "num_samples": num_samples,

@@ -64,13 +64,15 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
+    from vae.likelihoods.advice import check_kind
     from vae.training.build import build_model, resolve
-    from vae.training.checks import check_kind, check_parts
+    from vae.training.checks import check_parts
 
     settings, shape, kind = resolve(_settings(args)[0])
     model = build_model(settings.model, shape, settings.train.seed)
     check_parts(settings, model)
-    check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
+    unbounded = (float("-inf"), float("inf"))
+    check_kind(model.likelihood_head, kind, unbounded if kind == "real" else (0, 1), settings.data.name)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")

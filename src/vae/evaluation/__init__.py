@@ -1,7 +1,7 @@
 """Floor 5: how good a model is. Evaluators leave the model, its modes and every generator as they were."""
 
 from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
-from vae.evaluation.base import DatumNoise, summary
+from vae.evaluation.base import DatumNoise, mean_and_stderr
 from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes, warn_of_collapse
 from vae.evaluation.density import FittedDensity
 from vae.evaluation.gaps import Gaps
@@ -23,10 +23,10 @@ __all__ = [
     "SandwichedAnnealing",
     "evaluate_bound",
     "evaluate_representation",
+    "mean_and_stderr",
     "measure",
     "posterior_codes",
     "representation_table",
     "simulated",
-    "summary",
     "warn_of_collapse",
 ]

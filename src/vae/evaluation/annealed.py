@@ -19,7 +19,7 @@ from vae import hmc
 from vae.data import Split
 from vae.distributions import Noise, sum_from
 from vae.evaluation.base import DatumNoise, log_mean_exp
-from vae.evaluation.density import spread
+from vae.evaluation.density import posterior_scale
 from vae.evaluation.importance import check_cover
 from vae.models import VAE, evaluating
 from vae.schema import Count, validated
@@ -175,7 +175,7 @@ class Annealed:
             return model.log_joint(x, z)
 
         path = Path(log_start, log_joint, schedule(self.num_samples, "linear" if first is q else "sigmoid"))
-        scale = spread(q, model, noise)
+        scale = posterior_scale(q, model, noise)
         if first is not q:
             scale = torch.ones_like(scale)
         z = first.transform(noise("ais/tune/start", self._noise_of(model), self.chains))

@@ -41,7 +41,7 @@ def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, T
         yield split.images(rows, like.dtype, like.device), split.index[rows]
 
 
-def summary(values: Tensor) -> dict[str, Any]:
+def mean_and_stderr(values: Tensor) -> dict[str, Any]:
     """{mean, stderr, n} of per-datum values; the standard error is over data, and None for a single one."""
     n = len(values)
     stderr = values.std().item() / math.sqrt(n) if n > 1 else None

@@ -41,7 +41,7 @@ def fitted_gaussian(samples: Tensor) -> tuple[Tensor, Tensor]:  # (L, M, J) -> (
     return mean, torch.linalg.cholesky(shrunk)
 
 
-def log_ratios(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M, J), (L', M, J), (L', M) -> (L', M)
+def fit_log_ratio(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M, J), (L', M, J), (L', M) -> (L', M)
     """log q(z) - log p(x, z) at the samples `plug`, q fitted to the samples `fit`."""
     scale = fit.std(0).clamp(min=1e-12)  # (M, J): a unit for each coordinate, so that the shrinkage is fair
     centre = fit.mean(0)
@@ -53,7 +53,7 @@ def log_ratios(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M
     return log_q - log_joint
 
 
-def spread(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
+def posterior_scale(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
     """About the standard deviations of q(z|x), also where it has none: half the width of its middle 68 %."""
     z = q.transform(noise("spread", model.noise, 200))  # type: ignore[attr-defined]
     z = z.sort(0).values
@@ -93,7 +93,7 @@ class FittedDensity:
         """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""
         draws = math.ceil((self.num_samples + 1) // 2 / (self.chains // 2))
         q = model.posterior(x)
-        scale = spread(q, model, noise)
+        scale = posterior_scale(q, model, noise)
 
         def log_joint(z: Tensor) -> Tensor:
             return model.log_joint(x, z)
@@ -127,7 +127,7 @@ class FittedDensity:
         """
         half = self.chains // 2
         fit = z[:, :half].flatten(0, 1)[-((self.num_samples + 1) // 2) :]
-        whole = log_ratios(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1))  # (T C / 2, M)
+        whole = fit_log_ratio(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1))  # (T C / 2, M)
         ratios = whole[-(self.num_samples // 2) :]
         estimate = -log_mean_exp(ratios)
         means = (log_mean_exp(whole.view(len(z), half, -1)) + estimate).exp()  # (C / 2, M), of each chain, about 1

@@ -170,7 +170,7 @@ def _gradients(
         step += 1
 
 
-def _spread(
+def _gradient_moments(
     model: VAE, stream: Iterator[dict[str, Tensor]], directions: dict[str, Tensor] | None = None
 ) -> dict[str, Row]:
     """Of each network: the trace of the gradient's covariance, and the moments of its component along a direction.
@@ -233,7 +233,7 @@ def compare_against_samples(
             best: Objective = of_k if K > 1 else EstimatorA(num_samples=16)
             mean = _mean(model, stream(best, f"direction {K}", 2 * gradients))
             directions = {part: g / g.norm() for part, g in mean.items()}
-            references[K] = directions, _spread(model, stream(best, f"length {K}", 2 * gradients), directions)
+            references[K] = directions, _gradient_moments(model, stream(best, f"length {K}", 2 * gradients), directions)
         return references[K]
 
     for L in num_samples:
@@ -243,7 +243,7 @@ def compare_against_samples(
             objective = made(L)
             directions, lengths = reference(L if name in OF_THE_BOUND else 1)
             try:
-                found = _spread(model, stream(objective, f"noise {L}", gradients), directions)
+                found = _gradient_moments(model, stream(objective, f"noise {L}", gradients), directions)
             except UsageError:  # it needs what this model does not have, such as a KL in closed form
                 continue
             for part, row in found.items():
@@ -276,7 +276,7 @@ def compare_against_data(
 
             stream = _gradients(COMPARED[name](L), model, batch, gradients, f"estimators/minibatches {M}", seed)
             try:
-                found = _spread(model, stream)
+                found = _gradient_moments(model, stream)
             except UsageError:
                 continue
             place = {"estimator": name, "num_samples": L, "batch_size": M, "gradients": gradients}

@@ -140,7 +140,7 @@ class ImportanceSampling:
 
 def check_cover(model: VAE) -> None:
     """UsageError where the support of q ends within that of the posterior: what lies outside would be missed unseen."""
-    if model.posterior_head.moves:
+    if model.posterior_head.support_depends_on_parameters:
         raise UsageError(
             "the posterior's bounded support does not cover p(z|x), so weights from it miss what lies outside without "
             "showing it; use hmc, ais from the prior (--start prior), or quadrature"

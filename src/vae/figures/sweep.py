@@ -56,7 +56,7 @@ def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
     return made
 
 
-def over_seeds(histories: Sequence[History], split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_curve(histories: Sequence[History], split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Epochs that every run has, the mean of the ELBO there, and its standard error over the runs (0 for one run)."""
     curves = [{line["epoch"]: line["elbo"] for line in history if line["split"] == split} for history in histories]
     epochs = sorted(set.intersection(*map(set, curves)))
@@ -68,7 +68,7 @@ def over_seeds(histories: Sequence[History], split: str) -> tuple[np.ndarray, np
 
 def _draw(axes: Axes, histories: Sequence[History], split: str, colour: Any, few: bool) -> list[np.ndarray]:
     """Draw a curve with its band; what of it has to be in sight."""
-    epochs, mean, stderr = over_seeds(histories, split)
+    epochs, mean, stderr = mean_curve(histories, split)
     if not len(epochs):
         return []
     axes.plot(epochs, mean, _STYLES[split], color=colour, linewidth=1.5, marker=_MARKERS[split] if few else None)

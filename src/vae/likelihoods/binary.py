@@ -1,4 +1,4 @@
-"""Likelihoods of pixels that are on or off, or anywhere between."""
+"""Likelihoods of binary pixels, and of pixels on [0, 1]."""
 
 from typing import ClassVar, NamedTuple
 
@@ -22,7 +22,7 @@ class BernoulliLogits(NamedTuple):
     def log_prob_of_all(self, x: Tensor) -> Tensor:  # logits (L, 1, *data_shape), x (M, *data_shape) -> (L, M)
         """log p of every x under every row, summed over pixels, as one matrix product: x . l - sum log(1 + e^l), nats.
 
-        Its two parts cancel for sure pixels: to be used in double precision.
+        Its two parts nearly cancel for pixels that are almost certain, so use double precision.
         """
         logits = self.logits.flatten(1)  # (L, D)
         return logits @ x.flatten(1).T - F.softplus(logits).sum(1, keepdim=True)
@@ -34,18 +34,18 @@ class BernoulliLogits(NamedTuple):
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a pixel."""
+        """Uniform on [0, 1), one number per pixel."""
         return Noise("uniform", tuple(self.logits.shape))
 
     def transform(self, noise: Tensor) -> Tensor:
-        """x = 1 where u < p, else 0."""
+        """x = 1 if u < p, else 0."""
         return (noise < self.mean).to(self.logits.dtype)
 
 
 class Bernoulli(nn.Module):
     """Pixels in {0, 1}: log p(x|z) = sum_d x_d log y_d + (1 - x_d) log(1 - y_d), y = sigmoid(decoder(z)).
 
-    Paper, appendix C.1. The network gives logits, one a pixel.
+    Paper, appendix C.1. The network gives one logit per pixel.
     """
 
     support: ClassVar[str] = "binary"
@@ -61,9 +61,9 @@ class Bernoulli(nn.Module):
 
 
 class GreyCrossEntropy(Bernoulli):
-    """Grey levels in [0, 1] under the Bernoulli's formula: published practice, but no density of x.
+    """Grey levels in [0, 1] under the Bernoulli's formula: common in publications, but not a density of x.
 
-    It does not integrate to 1 over [0, 1], so its values compare with one another only.
+    It does not integrate to 1 over [0, 1], so its values can be compared only with one another.
     """
 
     support: ClassVar[str] = "unit_interval"
@@ -72,7 +72,7 @@ class GreyCrossEntropy(Bernoulli):
 
 # ------------------------------------------------------------------------------------- continuous Bernoulli
 
-SMALL = 0.1  # below it the closed forms cancel, and their series are exact to the rounding of float64
+SMALL = 0.1  # below it the closed forms lose digits, and the series are exact to float64 rounding
 
 
 def log_expm1_ratio(t: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def log_expm1_ratio(t: Tensor) -> Tensor:
     It is the log-normaliser of the density e^{t x} on [0, 1].
     """
     small = t.abs() < SMALL
-    safe = torch.where(small, 1.0, t)  # lest the branch not taken leave NaN in the gradient
+    safe = torch.where(small, 1.0, t)  # so that the branch not taken leaves no NaN in the gradient
     size, square = safe.abs(), t.square()
     closed = safe.clamp(min=0) + (-torch.expm1(-size)).log() - size.log()
     series = t / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
@@ -108,7 +108,7 @@ class ContinuousBernoulliLogits(NamedTuple):
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a pixel."""
+        """Uniform on [0, 1), one number per pixel."""
         return Noise("uniform", tuple(self.logits.shape))
 
     def transform(self, noise: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ class ContinuousBernoulli(nn.Module):
     """Pixels on [0, 1]: log p(x|z) = sum_d x_d l_d - A(l_d), A(l) = log((e^l - 1) / l), l = decoder(z).
 
     The Bernoulli's formula with the normaliser that makes it a density (Loaiza-Ganem & Cunningham 2019). The network
-    gives l, one a pixel; what it shows is the mean, A'(l). A pixel that is 0 (or 1) in all data has no largest density:
-    its log|l| grows for ever, if slowly.
+    gives one l per pixel; images show the mean, A'(l). For a pixel that is 0 (or 1) in all data, the density has no
+    maximum: |l| keeps growing, though slowly.
     """
 
     support: ClassVar[str] = "unit_interval"

@@ -48,4 +48,4 @@ class Objective(Protocol):
 
 def moving_support(model: VAE) -> bool:
     """Whether the support of q(z|x) moves with its parameters: then E_q[d log q] is not 0."""
-    return bool(model.posterior_head.moves)
+    return bool(model.posterior_head.support_depends_on_parameters)

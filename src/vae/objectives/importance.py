@@ -97,11 +97,11 @@ class DReG:
         """The bound L_K of each datum; noise (K, M, J)."""
         q = model.posterior(x)
         z, fixed = q.transform(noise), detached(q)
-        doubly = z.view_as(z)  # apart from z, through which the KL's gradient goes, weighed once
+        doubly = z.view_as(z)  # apart from z, through which the KL's gradient goes, weighted once
         weights = log_weights(model, x, doubly, fixed.log_prob(doubly))
         v = weights.log_w.detach().softmax(0)  # (K, M)
         if doubly.requires_grad:
-            # The bound's derivative weighs with v; what goes on from z to the encoder is weighed once more.
+            # The bound's derivative weighs with v; what goes on from z to the encoder is weighted once more.
             doubly.register_hook(lambda gradient: v[..., None] * gradient)
         kl = log_ratio(fixed.log_prob(z), model.prior, z).mean(0)  # (M,)
         return _estimate(weights, kl), memory

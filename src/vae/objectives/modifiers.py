@@ -11,7 +11,7 @@ from vae.objectives.base import Estimate, Memory, Objective
 
 
 @dataclass(frozen=True)
-class WeighedKL:
+class WeightedKL:
     """Maximise bound + KL - beta sum_j max(free_bits, KL_j), KL_j the minibatch's mean of latent j.
 
     beta weighs the KL (Higgins et al. 2017); over the first `warm_up` steps it rises linearly from 0 (Sonderby et al.

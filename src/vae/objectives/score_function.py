@@ -32,7 +32,7 @@ def leave_one_out(f: Tensor) -> Tensor:  # (L, M) -> (L, M)
 
 
 def running_mean(memory: Memory) -> Tensor | float:
-    """The mean of past values, weighed down exponentially with age; 0 before there are any."""
+    """The mean of past values, weighted down exponentially with age; 0 before there are any."""
     return memory["sum"] / memory["weight"] if memory else 0.0
 
 

@@ -84,7 +84,7 @@ def run_to_the_end(
             end_epoch(False)
         while not progress.finished(plan):
             end_epoch(steps_of_epoch())
-            stop.agree()
+            stop.sync()
             interrupt_if_asked()
 
 
@@ -100,7 +100,7 @@ def recording_signals(stop: Stop) -> Iterator[None]:
     before: dict[int, Any] = {}
 
     def record(number: int, frame: FrameType | None) -> None:
-        stop.hear(number)
+        stop.record(number)
         if not stop.ranks.several:
             signal.signal(number, before[number])
 

@@ -719,6 +719,32 @@ def test_signals_become_their_exit_statuses(capsys):
     assert command(terminated)() == 143
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda argv: torch.empty(10**15),
+        lambda argv: np.empty(10**15),
+        lambda argv: raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")),
+        lambda argv: raising(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(run, capsys):
+    assert command(run)() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("out of memory: ")
+    assert "choose smaller sizes or batches" in error
+    assert error.count("\n") == 1
+
+
+def test_an_error_that_only_speaks_of_memory_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        command(lambda argv: raising(RuntimeError("CUDA error: an illegal memory access was encountered")))()
+
+
+def raising(error):
+    raise error
+
+
 def test_the_explosion_rule_goes_by_what_is_maximised():
     from tests.test_training import explode
     from vae.errors import TrainingFailed

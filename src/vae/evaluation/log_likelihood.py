@@ -1,5 +1,6 @@
 """How good a model really is: log p(x) of each datum by an estimator of choice, with its errors and its doubts."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Estimator(Protocol):
     """A way to estimate log p(x) of a minibatch; randomness comes by the place of each datum."""
 
     method: str
+    double_precision: bool  # whether it is called with a copy of the model in float64
 
     def check(self, model: VAE) -> None:
         """UsageError where the estimator is not for this model."""
@@ -88,13 +90,14 @@ def measure(
         desc=f"log p(x) by {estimator.method}",
     )
     with bar, evaluating(model), torch.autocast(model.prior.mean.device.type, enabled=False):
+        chosen = copy.deepcopy(model).double() if estimator.double_precision else model
         for x, index in minibatches(model, split, size):
             done = bar.n
 
             def tick(share: float, rows: int = len(x)) -> None:
                 bar.update(share * rows)
 
-            columns = estimator(model, x, DatumNoise(seed, name, index, x), tick)
+            columns = estimator(chosen, x, DatumNoise(seed, name, index, x), tick)
             bad = ~torch.isfinite(columns["log_p_x"] + columns.get("upper", 0.0))
             if bad.any():
                 raise TrainingFailed(f"log p(x) of datum {int(index[int(bad.int().argmax())])} of {name} is not finite")

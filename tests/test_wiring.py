@@ -598,6 +598,36 @@ def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypa
     assert sizes == [100, 100, 97]
 
 
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        (["--log-likelihood", "is", "--num-samples", 20], "log_p_x"),
+        (["--gaps", "--num-samples", 20], "gaps"),
+        (["--self-check", "--num-samples", 5], "self_check"),
+        (["--self-check", "--log-likelihood", "quadrature", "--num-samples", 20], "self_check"),
+    ],
+)
+def test_the_batch_size_reaches_every_estimate(asked, key, runs, capsys, monkeypatch):
+    from vae.evaluation import annealed, log_likelihood
+
+    sizes, real, schedule = [], log_likelihood.minibatches, annealed.schedule
+    monkeypatch.setattr("vae.evaluation.gaps.STEPS", 3)
+    monkeypatch.setattr(annealed, "schedule", lambda steps, kind: schedule(5, kind))
+    monkeypatch.setattr(
+        log_likelihood, "minibatches", lambda model, split, size: (sizes.append(size), real(model, split, size))[1]
+    )
+    own, given = (printed(capsys, runs / "d2", *asked, "--limit", 7, *more)[key] for more in ([], ["--batch-size", 3]))
+    assert 3 not in sizes[: len(sizes) // 2]
+    assert sizes[len(sizes) // 2 :] == [3] * (len(sizes) // 2)
+    assert means(given) == pytest.approx(means(own), rel=1e-5, abs=1e-4)
+
+
+def means(record):
+    """Every mean of a record, however deep."""
+    below = (means(value) for value in record.values() if isinstance(value, dict))
+    return [*([record["mean"]] if "mean" in record else []), *(mean for found in below for mean in found)]
+
+
 def test_evaluate_checks_the_support_of_a_users_file(runs, tmp_path, capsys):
     np.savez(tmp_path / "own.npz", x=np.full((3, 8, 8), 2.5, np.float32))
     assert evaluate([str(runs / "d2"), "--data", str(tmp_path / "own.npz")]) == 2

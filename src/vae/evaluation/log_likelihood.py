@@ -30,7 +30,7 @@ class Estimator(Protocol):
         """UsageError where the estimator is not for this model."""
 
     def data_at_once(self, model: VAE) -> int:
-        """The size of a minibatch."""
+        """The size of a minibatch where none is asked for."""
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error (the Monte Carlo standard error of a datum), and diagnostics."""
@@ -65,21 +65,22 @@ def measure(
     *,
     name: str = "data",
     seed: int = 0,
+    batch_size: int | None = None,
     verbose: bool = False,
 ) -> Columns:
     """An estimator's columns for every datum, each once, in evaluation mode, without autocast.
 
         vae.measure(model, x, vae.ImportanceSampling(num_samples=5000))["log_p_x"]
 
-    Order, limit and the other data of a minibatch change an estimate only by rounding. TrainingFailed where a value is
-    not finite.
+    Order, limit and batch size (what suits the estimator where none is given) change an estimate only by rounding.
+    TrainingFailed where a value is not finite.
     """
     if isinstance(estimator, type) or not hasattr(estimator, "data_at_once"):
         raise UsageError(f"estimator must be one such as vae.ImportanceSampling(num_samples=5000), not {estimator!r}")
     estimator.check(model)
     split = data if isinstance(data, Split) else _split_of(model.as_data(data))
     parts: list[dict[str, Tensor]] = []
-    size = estimator.data_at_once(model)
+    size = batch_size or estimator.data_at_once(model)
     began = time.monotonic()
     bar = tqdm(
         total=len(split),

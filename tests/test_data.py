@@ -161,6 +161,26 @@ def test_real_values_are_not_binarized(tmp_path):
         vae.load_data("npz", path=path, pixels="static")
 
 
+@pytest.mark.parametrize("pixels", ["grey", "threshold", "static", "levels"])
+def test_bytes_of_a_users_file_are_on_the_scale_of_the_runs_data(tmp_path, pixels):
+    data = vae.load_data("digits", pixels=pixels)
+    grey = vae.load_data("digits").test
+    path = npz(tmp_path, x=grey.x.numpy())  # the bytes that digits are made of, 0 to 16
+    own = vae.data.read_user_split(path, data.shape, data.settings)
+    if pixels != "static":  # whose draws depend on the place in the file
+        assert torch.equal(own.images(), data.test.images())
+    assert own.images().mean().item() == pytest.approx(data.test.images().mean().item(), abs=0.02)
+
+
+def test_bytes_above_the_scale_of_the_runs_data_are_refused(tmp_path):
+    path, settings = npz(tmp_path, x=np.full((2, 8, 8), 17, np.uint8)), vae.load_data("digits").settings
+    sentence = r"own\.npz: x: has bytes up to 17, and those that the model was trained on run from 0 to 16; .*as floats on \[0, 1\]"
+    with pytest.raises(DataError, match=sentence):
+        vae.data.read_user_split(path, (1, 8, 8), settings)
+    with pytest.raises(DataError, match=r"x: bytes are divided by 16, and these are 0 and 1 only"):
+        vae.data.read_user_split(npz(tmp_path, x=np.eye(8, dtype=np.uint8)[None]), (1, 8, 8), settings)
+
+
 def test_levels_are_the_grey_levels_as_discrete_data(tmp_path):
     grey, levels = vae.load_data("digits"), vae.load_data("digits", pixels="levels", validation_size=9)
     assert levels.kind == "levels"
@@ -171,8 +191,8 @@ def test_levels_are_the_grey_levels_as_discrete_data(tmp_path):
         path = npz(tmp_path, x=array)
         with pytest.raises(DataError, match=rf"data\.pixels: levels keeps grey levels on \[0, 1\].*lie on {wrong}"):
             vae.load_data("npz", path=path, pixels="levels")
-    path = npz(tmp_path, x_train=GREYS / 255.0, x_test=GREYS)
-    own = vae.data.read_user_split(path, (1, 6, 7), levels.settings)
+    path = npz(tmp_path, x=GREYS)
+    own = vae.data.read_user_split(path, (1, 6, 7), vae.load_data("npz", path=path, pixels="levels").settings)
     assert torch.equal(own.x[:, 0], torch.from_numpy(GREYS))
 
 

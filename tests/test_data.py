@@ -10,7 +10,8 @@ from PIL import Image
 
 import vae
 from tests.oracles import z_score
-from vae.data import DATASETS, IMAGE_SHAPES, Loader, Resident, files
+from vae.commands.base import chosen_split
+from vae.data import DATASETS, IMAGE_SHAPES, Loader, Resident, files, sets
 from vae.data.sets import kind_of
 from vae.errors import ConfigError, DataError, UsageError
 from vae.randomness import Streams
@@ -153,6 +154,21 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
     static = vae.load_data("digits", pixels="static", validation_size=200)
     assert torch.equal(static.test.x, data.test.x)
     assert torch.equal(static.train.x, data.evaluation_split("train").x)
+
+
+def test_the_first_data_of_a_split_are_drawn_alone_and_the_same(monkeypatch):
+    data = vae.load_data("digits", pixels="dynamic", validation_size=200)
+    whole = {name: data.evaluation_split(name) for name in ("train", "validation", "test")}
+    drawn, real = [], sets.binarize
+    monkeypatch.setattr(sets, "binarize", lambda rule, x, *more: (drawn.append(len(x)), real(rule, x, *more))[1])
+    for name, split in whole.items():
+        first = data.evaluation_split(name, 7)
+        assert torch.equal(first.x, split.x[:7])
+        assert torch.equal(first.index, split.index[:7])
+        assert torch.equal(first.y, split.y[:7])
+        assert torch.equal(chosen_split(data, name, 7).x, split.x[:7])
+        assert len(chosen_split(data, name, None)) == len(split)
+    assert drawn == [7, 7, 1300]  # the others stand still since they were read
 
 
 def test_real_values_are_not_binarized(tmp_path):

@@ -226,4 +226,4 @@ def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[Opened, Da
 
 def chosen_split(data: Data, name: str, limit: int | None) -> Split:
     """A split by name, or its first data."""
-    return data.evaluation_split(name).first(limit)
+    return data.evaluation_split(name, limit)

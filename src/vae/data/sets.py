@@ -281,11 +281,12 @@ class Data:
         sizes = f"{len(self.train)} to train, {held} to validate, {len(self.test)} to test"
         return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
 
-    def evaluation_split(self, name: str) -> Split:
-        """train, validation or test with pixels that do not change from one look to the next."""
+    def evaluation_split(self, name: str, limit: int | None = None) -> Split:
+        """train, validation or test, or its first data, with pixels that do not change from one look to the next."""
         split: Split | None = {"train": self.train, "validation": self.validation, "test": self.test}[name]
         if split is None:
             raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
+        split = split.first(limit)  # before pixels are drawn, which a datum's index alone decides
         return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
 
 

@@ -463,18 +463,39 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(monkeypatch, swept, tmp_path, ca
     assert "stopped with 4 of 4 runs to go; the same command goes on" in capsys.readouterr().err
 
 
-def test_a_worker_that_is_killed_again_and_again_is_given_up(monkeypatch, swept, tmp_path, capsys):
-    """A worker that ends itself by a signal as soon as it starts."""
+@pytest.fixture
+def ended_by(monkeypatch, swept, tmp_path, capsys):
+    """What a sweep of one run says on stderr whose worker has its say, and ends by a signal, as soon as it starts."""
     from vae.commands import engines
 
-    (tmp_path / "suicide.py").write_text("import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setattr(engines.worker, "__name__", "suicide")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    given = ["--config", str(swept / "tiny.yaml"), "--grid", "train.seed=0", "--out", str(tmp_path / "x")]
-    assert main(given) == 1
-    error = capsys.readouterr().err
-    assert error.count("taken up again") == engines.ATTEMPTS - 1
-    assert "its worker was killed 3 times, at last by SIGKILL" in error
+    def sweep(number):
+        code = "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        code += "print(*range(1, 100), sep='\\n', file=sys.stderr, flush=True)\n"
+        (tmp_path / "suicide.py").write_text(f"{code}os.kill(os.getpid(), {int(number)})")
+        monkeypatch.setattr(engines.worker, "__name__", "suicide")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        given = ["--config", str(swept / "tiny.yaml"), "--grid", "train.seed=0", "--out", str(tmp_path / "x")]
+        assert main(given) == 1
+        return capsys.readouterr().err
+
+    return sweep
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_worker_that_is_killed_again_and_again_is_given_up(name, ended_by):
+    error = ended_by(signal.Signals[name])
+    assert error.count("taken up again") == 2
+    assert f"its worker was killed 3 times, at last by {name}" in error
+
+
+@pytest.mark.parametrize("name", ["SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"])
+def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_once(name, ended_by, tmp_path):
+    error = ended_by(signal.Signals[name])
+    assert "killed" not in error
+    assert "taken up again" not in error
+    assert "seed=0: 98\nseed=0: 99\nseed=0: failed: its worker crashed with " + name in error
+    assert "seed=0: 50\n" not in error
+    assert record(tmp_path / "x")["failed"] == {"seed=0": f"its worker crashed with {name}"}
 
 
 # ------------------------------------------------------------------------------------- the figure

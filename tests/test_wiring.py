@@ -598,6 +598,36 @@ def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypa
     assert sizes == [100, 100, 97]
 
 
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        (["--log-likelihood", "is", "--num-samples", 20], "log_p_x"),
+        (["--gaps", "--num-samples", 20], "gaps"),
+        (["--self-check", "--num-samples", 5], "self_check"),
+        (["--self-check", "--log-likelihood", "quadrature", "--num-samples", 20], "self_check"),
+    ],
+)
+def test_the_batch_size_reaches_every_estimate(asked, key, runs, capsys, monkeypatch):
+    from vae.evaluation import annealed, log_likelihood
+
+    sizes, real, schedule = [], log_likelihood.minibatches, annealed.schedule
+    monkeypatch.setattr("vae.evaluation.gaps.STEPS", 3)
+    monkeypatch.setattr(annealed, "schedule", lambda steps, kind: schedule(5, kind))
+    monkeypatch.setattr(
+        log_likelihood, "minibatches", lambda model, split, size: (sizes.append(size), real(model, split, size))[1]
+    )
+    own, given = (printed(capsys, runs / "d2", *asked, "--limit", 7, *more)[key] for more in ([], ["--batch-size", 3]))
+    assert 3 not in sizes[: len(sizes) // 2]
+    assert sizes[len(sizes) // 2 :] == [3] * (len(sizes) // 2)
+    assert means(given) == pytest.approx(means(own), rel=1e-5, abs=1e-4)
+
+
+def means(record):
+    """Every mean of a record, however deep."""
+    below = (means(value) for value in record.values() if isinstance(value, dict))
+    return [*([record["mean"]] if "mean" in record else []), *(mean for found in below for mean in found)]
+
+
 def test_evaluate_checks_the_support_of_a_users_file(runs, tmp_path, capsys):
     np.savez(tmp_path / "own.npz", x=np.full((3, 8, 8), 2.5, np.float32))
     assert evaluate([str(runs / "d2"), "--data", str(tmp_path / "own.npz")]) == 2
@@ -717,6 +747,32 @@ def test_signals_become_their_exit_statuses(capsys):
 
     assert command(interrupted)() == 130
     assert command(terminated)() == 143
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda argv: torch.empty(10**15),
+        lambda argv: np.empty(10**15),
+        lambda argv: raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")),
+        lambda argv: raising(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(run, capsys):
+    assert command(run)() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("out of memory: ")
+    assert "choose smaller sizes or batches" in error
+    assert error.count("\n") == 1
+
+
+def test_an_error_that_only_speaks_of_memory_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        command(lambda argv: raising(RuntimeError("CUDA error: an illegal memory access was encountered")))()
+
+
+def raising(error):
+    raise error
 
 
 def test_the_explosion_rule_goes_by_what_is_maximised():

@@ -22,6 +22,8 @@ from vae.errors import UsageError
 
 ATTEMPTS = 3  # how often a cell is begun whose worker is killed
 STOPPED = (130, 143)  # the exit statuses of a cell that a signal has stopped, after its state was saved
+KILLS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # signals from without; by any other a worker ends of itself
+LAST_LINES = 10  # of what a worker said that crashed
 
 
 class Event(NamedTuple):
@@ -71,18 +73,26 @@ def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generato
             for ended in [w for w in running if w.process.poll() is not None]:
                 running.remove(ended)
                 status = ended.process.returncode
-                killed = status < 0 or status in STOPPED
-                if killed and attempts[ended.cell.name] < ATTEMPTS:
+                by = _signal(status)
+                if by in KILLS and attempts[ended.cell.name] < ATTEMPTS:
                     waiting.appendleft(ended.cell)
                 else:
-                    yield Event(ended.cell, status, _killed(status) if killed else ended.words())
+                    yield Event(ended.cell, status, _last_words(by, ended.words()))
     finally:
         _stop(running)
 
 
-def _killed(status: int) -> str:
-    number = -status if status < 0 else status - 128
-    return f"its worker was killed {ATTEMPTS} times, at last by {signal.Signals(number).name}"
+def _signal(status: int) -> str | None:
+    """The signal that has ended a worker, if one has."""
+    number = -status if status < 0 else status - 128 if status in STOPPED else 0
+    return signal.Signals(number).name if number else None
+
+
+def _last_words(by: str | None, words: str) -> str:
+    """What is told of a worker that is not begun again; the reason comes last."""
+    if by in KILLS:
+        return f"its worker was killed {ATTEMPTS} times, at last by {by}"
+    return "\n".join([*words.splitlines()[-LAST_LINES:], f"its worker crashed with {by}"]) if by else words
 
 
 def _stop(running: Sequence[_Worker]) -> None:

@@ -66,7 +66,12 @@ def _parser() -> Parser:
         action="store_true",
         help="accuracy of classifiers on the codes, beside pixels, PCA, auto-encoders; --limit: labels to fit on",
     )
-    parser.add_argument("--batch-size", type=positive, default=1000, help="changes the speed, not the numbers")
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="M",
+        help="data at a time (default: 1000; for log p(x), what suits the method): changes the speed, not the numbers",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
     parser.add_argument("--save", metavar="FILE.npz", help="write the values of each datum")
     return parser
@@ -82,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     opened, split, name, data = _open(args)
     answers, columns = questions.ask(opened.model, split, name, data, args)  # first: it may refuse
     elbo_samples = 1 if answers else args.num_samples or 1
-    record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size)
+    record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size or 1000)
     record.update(answers)
     values.update(columns)
     if args.data is not None:

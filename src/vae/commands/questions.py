@@ -64,12 +64,17 @@ def ask(model: VAE, split: Split, name: str, data: Data | None, args: Any) -> tu
     return {}, {}
 
 
+def _how(args: Any) -> dict[str, Any]:
+    """How every estimate is made."""
+    return {"seed": args.seed, "batch_size": args.batch_size, "verbose": True}
+
+
 def log_likelihood(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record of --log-likelihood, and the values of each datum."""
     from vae.evaluation import measure
 
     estimator = estimator_of(args.log_likelihood, args.num_samples, args.chains, args.start)
-    columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
+    columns = measure(model, split, estimator, name=name, **_how(args))
     return describe(estimator, columns, model.latent_dim), {k: v.numpy() for k, v in columns.values.items()}
 
 
@@ -100,7 +105,7 @@ def gaps(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any]
     from vae.evaluation import Gaps, mean_and_stderr, measure
 
     estimator = Gaps() if args.num_samples is None else Gaps(num_samples=args.num_samples)
-    columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
+    columns = measure(model, split, estimator, name=name, **_how(args))
     record: dict[str, Any] = {"num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}
     errors = dict.fromkeys(_GAPS, "error") | {"best": "best_error", "bound": "bound_error"}
     errors |= {key: f"{key}_error" for key in ("approximation", "amortisation")}
@@ -128,14 +133,14 @@ def self_check(model: VAE, args: Any) -> dict[str, Any]:
     if method != "ais":
         estimator = estimator_of(method, args.num_samples, args.chains if method == "hmc" else None)
         estimator.check(model)
-    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True)
+    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", **_how(args))
     lower, upper = mean_and_stderr(both["log_p_x"]), mean_and_stderr(both["upper"])
     gap = mean_and_stderr(both["upper"] - both["log_p_x"])
     record: dict[str, Any] = {"lower": lower, "upper": upper, "gap": gap, "seconds": round(both.seconds, 3)}
     words = f"on data simulated from this model, the bounds of log p(x) are {gap['mean']:.3f} nats apart"
     words += f" (standard error {gap['stderr']:.3f})" if gap["stderr"] is not None else ""
     if method != "ais":
-        columns = measure(model, split, estimator, name="simulated", seed=args.seed, verbose=True)
+        columns = measure(model, split, estimator, name="simulated", **_how(args))
         record["estimate"] = describe(estimator, columns, model.latent_dim)
         words += "; " + _placed(method, columns, both)
     elif gap["mean"] > 1:

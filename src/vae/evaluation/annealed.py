@@ -132,6 +132,7 @@ class Annealed:
     start: Literal["posterior", "prior"] = "posterior"
     num_leapfrog: Count = 5
     method = "ais"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
         """UsageError where the chains would start from a q that cannot cover the posterior."""
@@ -235,6 +236,7 @@ class SandwichedAnnealing:
     annealing: Annealed
     codes: Tensor  # (N, J), the z that made datum i in row i
     method = "ais, from both sides"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
         """What annealing asks."""

@@ -73,6 +73,7 @@ class FittedDensity:
     chains: Count = 16
     num_leapfrog: Count = 10
     method = "hmc"
+    double_precision = False
 
     def __post_init__(self) -> None:
         if self.chains < 4 or self.chains % 2:

@@ -70,6 +70,7 @@ class Gaps:
 
     num_samples: Count = 5000
     method = "gaps"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
         """UsageError where q cannot cover the posterior, so that its weights would understate log p(x)."""

@@ -106,6 +106,7 @@ class ImportanceSampling:
 
     num_samples: Count = 5000
     method = "is"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
         """UsageError where q cannot cover the posterior, however many samples there are."""

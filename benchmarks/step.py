@@ -16,11 +16,11 @@ from vae.commands.base import Parser, add_set, command, positive
 
 if TYPE_CHECKING:
     import torch
+    from vae.training.session import Session
 
     from vae.algorithms import State
     from vae.data import Data
     from vae.training import Settings
-    from vae.training.session import Session
     from vae.training.trainer import Stepper
 
 Step = Callable[[], None]
@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Benchmark a config."""
     args = _parser().parse_args(argv)
     from vae.commands.growth import growth, growth_table
-    from vae.training.build import choose_device
     from vae.training.products import float32_products
+
+    from vae.training.build import choose_device
 
     settings, data, stand_in = prepare(args)
     if stand_in:
@@ -98,6 +99,7 @@ def in_whole_batches(settings: Settings, data: Data) -> tuple[Settings, Data]:
 def at_hand(settings: Settings) -> bool:
     """Whether the files of the data are there; nothing is downloaded. Data of the user's own have to be."""
     from vae.commands.tutorial import TORCHVISION, torchvision_images
+
     from vae.data import DATASETS
     from vae.data.sets import data_root
     from vae.errors import DataError
@@ -202,8 +204,9 @@ def library_step(settings: Settings, data: Data) -> tuple[Step, Session]:
 
 
 def _session(settings: Settings, data: Data) -> Session:
-    from vae.training.build import build_model
     from vae.training.session import Session
+
+    from vae.training.build import build_model
 
     return Session(settings, build_model(settings.model, data.shape, settings.train.seed), data, None)
 
@@ -245,8 +248,9 @@ def quartiles(seconds: Sequence[float]) -> list[float]:
 def measure(settings: Settings, data: Data) -> dict[str, Any]:
     """The step, the tutorial's step and the floor."""
     from vae.commands.tutorial import tutorial_step
-    from vae.training.build import choose_device
     from vae.training.roofline import floor
+
+    from vae.training.build import choose_device
 
     device, size = choose_device(settings.train.device), settings.train.batch_size
     step, run = library_step(settings, data)

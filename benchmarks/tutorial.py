@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
+from vae.training.products import TRUE, multiplied
 
 from vae.algorithms import OPTIMIZERS
 from vae.data import Data, Split
@@ -17,7 +18,6 @@ from vae.data.sets import DataSettings, data_root
 from vae.models import VAE
 from vae.training import Settings
 from vae.training.build import build_model, build_objective, choose_device
-from vae.training.products import TRUE, multiplied
 from vae.training.settings import ModifierSettings
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}

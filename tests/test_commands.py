@@ -202,9 +202,8 @@ def test_a_run_that_was_stopped_while_drawing_is_completed(folder, tmp_path, cap
 
 def test_a_run_that_was_stopped_before_it_was_measured_again_is_completed(folder, tmp_path, capsys):
     """Two epochs measured and drawn, then a third, killed before its evaluation: what stands there is of the second."""
-    from vae.training.directory import resumed_settings
-
     from vae.training.run import train as train_only
+    from vae.training.run_directory import resumed_settings
 
     run = tmp_path / "x"
     arguments = ["--config", str(folder / "tiny.yaml"), "--set", "data.validation_size=0", "--out", str(run)]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from vae.training.directory import resumed_settings
 
 import vae
 from vae.errors import ConfigError, UsageError
@@ -20,6 +19,7 @@ from vae.ranks import Ranks, Stop
 from vae.training import checkpoint, parallel, read_settings
 from vae.training.build import build_model, resolve
 from vae.training.run import train
+from vae.training.run_directory import resumed_settings
 
 ROOT = Path(__file__).parent.parent
 N, M = 205, 51  # four minibatches, whose parts are of different sizes, and one of a single datum: one rank has it
@@ -181,7 +181,7 @@ def test_a_run_of_one_process_goes_on_with_two(one, two):
 
 def test_a_run_of_two_processes_goes_on_with_one(one, two, tmp_path):
     shutil.copytree(two / "begun", tmp_path / "x")
-    run, _ = train(read_settings(RESUMED), tmp_path / "x", resume=True, verbose=False)
+    run = train(read_settings(RESUMED), tmp_path / "x", resume=True, verbose=False)
     assert run.steps == 2 * 5
     assert_same_run(tmp_path / "x", one / "resumed", ["last"])
 

@@ -8,19 +8,12 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from torch.optim.adam import adam
-from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
-from vae.training.log import Log
-from vae.training.opened import open_run
-from vae.training.products import float32_products, suits_onednn
-from vae.training.session import evaluation_line, fingerprint
 
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS, largest_gradient, optimizers
@@ -33,11 +26,13 @@ from vae.commands.train import main as train_command
 from vae.data import Data, Split, files, read_user_split
 from vae.data.sets import DataSettings
 from vae.errors import ConfigError, DataError, UsageError
-from vae.evaluation import evaluate_bound
-from vae.training import checkpoint, read_settings
+from vae.evaluation import evaluate_bound, evaluation_line
+from vae.files import Log
+from vae.training import checkpoint, read_settings, run_state
 from vae.training.build import build_algorithm, build_objective, resolve
+from vae.training.loading import load_run
 from vae.training.run import train
-from vae.training.trainer import Trainer
+from vae.training.run_directory import acquire, resumed_settings
 
 SHAPE = (1, 8, 8)
 
@@ -107,94 +102,6 @@ def test_schedules_and_warm_up_count_in_epochs():
     raw = config(train={"schedule": "cosine", "epochs": None, "samples": 1000})
     assert build_algorithm(read_settings(raw), 200, 4).schedule(10) == pytest.approx(0.5)  # half of 5 epochs of 4 steps
     assert build_objective(read_settings(config(modifiers={"beta": 2.0, "warm_up": 3})), 7).warm_up == 21
-
-
-def test_float32_products_are_true_ones_while_training():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    between = torch.full((64, 256), 1 + 2**-20)  # neither bfloat16 nor TF32 holds it
-    seen = []
-
-    def observe(model, data):
-        seen.append((torch.equal(between @ torch.eye(256), between), torch.get_float32_matmul_precision()))
-        return []
-
-    train(read_settings(config(train={"epochs": 1})), None, verbose=False, observe=observe)
-    assert seen in ([(True, "highest")], [(True, "medium")])
-    assert torch.get_float32_matmul_precision() == "high"
-    torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.parametrize(
-    ("processor", "rounds", "expected"),
-    [("AMD EPYC", False, "medium"), ("AMD EPYC", True, "highest"), ("Intel Xeon", False, "highest")],
-)
-def test_onednn_multiplies_where_mkl_is_slow_and_the_products_stay_true(processor, rounds, expected, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": processor}, raising=False)
-    monkeypatch.setattr(torch, "equal", lambda a, b: not rounds)  # as a processor with matrix units for bfloat16 does
-    before = torch.get_float32_matmul_precision()
-    with float32_products("float32", torch.device("cpu")):
-        assert torch.get_float32_matmul_precision() == expected
-    assert torch.get_float32_matmul_precision() == before
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_look_for_true_products_is_at_float32_ones(dtype, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD"}, raising=False)
-    seen = []
-    monkeypatch.setattr(torch, "equal", lambda a, b: bool(seen.append((a.dtype, b.dtype))))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    suits_onednn()
-    torch.set_default_dtype(before)
-    assert seen == [(torch.float32, torch.float32)]
-
-
-NEWER = [
-    "pass",
-    "b.fp32_precision = 'tf32'",
-    "b.mkldnn.matmul.fp32_precision = 'bf16'",
-    "b.mkldnn.conv.fp32_precision = 'bf16'",
-    "b.cuda.matmul.fp32_precision = 'tf32'",
-    "torch.set_float32_matmul_precision('high')",
-    "b.cudnn.allow_tf32 = False",
-]
-
-
-@pytest.mark.parametrize("said", NEWER)
-def test_what_a_program_said_of_float32_products_stands_again_afterwards(said):
-    """In a process of its own, since it can be said in ways that cannot be unsaid."""
-    code = f"""
-import torch
-from torch import backends as b
-from vae.training.products import ONEDNN, TF32, TRUE, multiplied
-def state():
-    kinds = b, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn
-    said = [kind.fp32_precision for kind in kinds]
-    for older in (torch.get_float32_matmul_precision, lambda: b.cudnn.allow_tf32):
-        try:
-            said.append(older())
-        except RuntimeError:
-            said.append(None)
-    return said
-{said}
-before = state()
-for how in (TRUE, TF32, ONEDNN):
-    with multiplied(how):
-        assert state()[-2] == how
-    assert state() == before, (before, state())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_on_cuda_float32_products_are_true_or_tf32():
-    before = torch.backends.cudnn.allow_tf32
-    for precision, expected in (("float32", "highest"), ("tf32", "high")):
-        with float32_products(precision, torch.device("cuda")):
-            assert torch.get_float32_matmul_precision() == expected
-            assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
-    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_densities_are_float32_under_autocast():
@@ -326,12 +233,10 @@ def test_a_shape_is_under_the_digest(tmp_path):
 
 def test_best_is_written_before_last_and_metrics_before_both(tmp_path, monkeypatch):
     events = []
-    real_save, real_flush = Trainer.__dict__["_save"], Log.flush
-    monkeypatch.setattr(Trainer, "_save", lambda self, name, of: (events.append(name), real_save(self, name, of)))
-    monkeypatch.setattr(Log, "flush", lambda self: (events.append("flush"), real_flush(self)))
-    monkeypatch.setattr(checkpoint, "write", lambda *_: events.append("write"))
+    monkeypatch.setattr(Log, "flush", lambda self: events.append("flush"))
+    monkeypatch.setattr(checkpoint, "write", lambda path, *_: events.append(path.stem))
     train(read_settings(config(train={"checkpoint_seconds": 0})), tmp_path / "x", verbose=False)
-    assert events[:6] == ["best", "flush", "write", "last", "flush", "write"]
+    assert events[:4] == ["flush", "best", "flush", "last"]
 
 
 def test_an_interrupted_run_is_saved_where_it_stopped(tmp_path, monkeypatch):
@@ -346,18 +251,18 @@ def test_an_interrupted_run_is_saved_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(AEVB, "step", step)
     with pytest.raises(KeyboardInterrupt, match="at step 6"):
         train(read_settings(config()), tmp_path / "x", verbose=False)
-    assert open_run(tmp_path / "x", which="last").step == 6
+    assert load_run(tmp_path / "x", which="last").step == 6
 
 
 def test_the_claim_on_a_directory_is_held(tmp_path):
     pytest.importorskip("fcntl")
     with (
-        claimed(tmp_path / "x", False, False),
+        acquire(tmp_path / "x", False, False),
         pytest.raises(UsageError, match="another process"),
-        claimed(tmp_path / "x", True, False),
+        acquire(tmp_path / "x", True, False),
     ):
         pass
-    with claimed(tmp_path / "x", False, False):  # and given back
+    with acquire(tmp_path / "x", False, False):  # and given back
         pass
 
 
@@ -369,13 +274,13 @@ def test_the_fingerprint_covers_all_that_training_sees():
         dataclasses.replace(data, train=dataclasses.replace(data.train, x=data.train.x.flatten(1))),
         dataclasses.replace(data, train=dataclasses.replace(data.train, x=data.train.x.flip(0))),
     ]
-    assert fingerprint(data) not in {fingerprint(other) for other in others}
+    assert data.sha256() not in {other.sha256() for other in others}
     test = dataclasses.replace(data.test, x=data.test.x.flip(0))
-    assert fingerprint(dataclasses.replace(data, test=test)) == fingerprint(data)  # it does not see the test split
+    assert dataclasses.replace(data, test=test).sha256() == data.sha256()  # it does not see the test split
 
 
 def test_what_may_change_on_resume_is_paths_device_and_length():
-    assert {"data.root", "data.path", "train.device", "train.epochs", "train.samples"} == MAY_CHANGE
+    assert {"data.root", "data.path", "train.device", "train.epochs", "train.samples"} == run_state.MAY_CHANGE
 
 
 def test_seconds_go_on_after_a_resume(tmp_path):
@@ -384,7 +289,7 @@ def test_seconds_go_on_after_a_resume(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[-1]["seconds"] = 1000.0
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run, _ = train(resumed_settings(tmp_path / "x", ["train.epochs=3"]), tmp_path / "x", resume=True, verbose=False)
+    run = train(resumed_settings(tmp_path / "x", ["train.epochs=3"]), tmp_path / "x", resume=True, verbose=False)
     assert run.history[-1]["seconds"] >= 1000
 
 
@@ -509,12 +414,12 @@ def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, messa
 )
 def test_data_that_a_likelihood_fits(tmp_path, values, likelihood):
     raw = config(model={"likelihood": likelihood}, train={"epochs": 1})
-    run, data = train(read_settings({**raw, "data": own_data(tmp_path, values)}), None, verbose=False)
-    assert torch.isfinite(run.model.elbo(data.test.images())).all()
+    run = train(read_settings({**raw, "data": own_data(tmp_path, values)}), None, verbose=False)
+    assert torch.isfinite(run.model.elbo(run.data.test.images())).all()
 
 
 def test_a_number_of_levels_that_is_not_the_datas_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="data of digits is 0.0625; model.likelihood.levels=17 fits them"):
+    with pytest.raises(ConfigError, match="data of digits contain 0.0625; model.likelihood.levels=17 fits them"):
         train(
             read_settings(config(data={"pixels": "levels"}, model={"likelihood": "categorical"})), None, verbose=False
         )
@@ -529,7 +434,7 @@ def test_binary_pixels_drawn_anew_fit_every_likelihood_of_levels():
     raw = config(
         data={"pixels": "dynamic"}, model={"likelihood": {"name": "categorical", "levels": 2}}, train={"epochs": 1}
     )
-    run, _ = train(read_settings(raw), None, verbose=False)
+    run = train(read_settings(raw), None, verbose=False)
     assert run.steps > 0
     assert math.isfinite(run.history[-1]["elbo"])
 
@@ -773,21 +678,6 @@ def test_an_error_that_only_speaks_of_memory_keeps_its_traceback():
 
 def raising(error):
     raise error
-
-
-def test_the_explosion_rule_goes_by_what_is_maximised():
-    from tests.test_training import explode
-    from vae.errors import TrainingFailed
-
-    with pytest.raises(TrainingFailed, match="the bound explodes"):
-        explode([-44, -40, -41, -1e6, -1e7], objective=True)
-
-
-def test_a_runs_explosion_rule_knows_the_size_of_a_datum(monkeypatch, tmp_path):
-    sizes = []
-    monkeypatch.setattr(Trainer, "_check_explosion", lambda self, *_: sizes.append(self.datum_size))
-    train(read_settings(config(train={"epochs": 1})), None, verbose=False)
-    assert sizes == [64]
 
 
 def test_observed_lines_are_of_the_split_they_name():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.errors import ConfigError, UsageError
+from vae.errors import ConfigError, UsageError, VaeError
 
 if TYPE_CHECKING:
     from vae.training import Settings
@@ -119,8 +119,6 @@ def finished(cell: Cell) -> dict[str, Any] | None:
 
     What `evaluate.py` has left since on another split, on part of it or with other noise is not what train.py leaves.
     """
-    from vae.training.loading import finished_at
-
     try:
         record = json.loads((cell.path / "evaluation.json").read_text())
         wanted = {"split": "test", "seed": 0, "num_samples": 1, "step": record["step"]}
@@ -129,7 +127,28 @@ def finished(cell: Cell) -> dict[str, Any] | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if finished_at(cell.path, cell.settings) == record["step"] else None
+    return record if _finished_at(cell.path, cell.settings) == record["step"] else None
+
+
+def _finished_at(path: Path, settings: Settings) -> int | None:
+    """The step of the checkpoint that `load_run` opens, if this is a run of these very settings with nothing left to
+    train; None if it has further to go, has other settings (places of data and device apart), or is not a run."""
+    from vae.training.checkpoint import read_values
+    from vae.training.loading import checkpoints
+    from vae.training.progress import Progress
+    from vae.training.run import plan_of
+    from vae.training.run_directory import open_config, other_settings
+    from vae.training.settings import read_settings
+
+    try:
+        theirs = read_settings(open_config(path))
+        values: dict[str, Any] = {name: read_values(file) for name, file in checkpoints(path).items()}
+        if "last" not in values or other_settings(theirs, settings):
+            return None
+        done = Progress(**values["last"]["progress"]).finished(plan_of(settings))
+        return next(iter(values.values()))["step"] if done else None
+    except (VaeError, KeyError, TypeError):
+        return None
 
 
 # ------------------------------------------------------------------------------------- the directory

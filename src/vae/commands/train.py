@@ -80,7 +80,7 @@ def _dry_run(args: Any) -> None:
 
 def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
     """The ELBO of the test split, for the metrics."""
-    from vae.training.run import evaluation_line
+    from vae.evaluation import evaluation_line
 
     return [evaluation_line(model, data, "test")]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.data import Split
+from vae.data import Data, Split
 from vae.distributions import has_exact_kl, sum_from
 from vae.errors import PosteriorCollapse, TrainingFailed
 from vae.evaluation.base import DatumNoise, minibatches
@@ -89,6 +89,14 @@ def posterior_codes(
             noise = DatumNoise(seed, name, index, x)("", model.noise, 1)
             codes.append((q.transform(noise)[0] if sampled else q.mean).cpu())
     return torch.cat(codes)
+
+
+def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:
+    """A line of metrics on the ELBO of a split, with the KL per dimension and active units.
+
+    Its noise is that of evaluate.py's default seed, whatever the seed of the training.
+    """
+    return {"split": name, **evaluate_bound(model, data.evaluation_split(name), name=name).log_line()}
 
 
 def warn_of_collapse(active_units: int) -> None:

@@ -26,8 +26,7 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
         for split in (data.train, data.validation, data.test):
             if split is not None:
                 check_support(split, data.name, model)
-        size = settings.train.batch_size
-        smallest = len(data.train) % size or size
+        smallest = len(data.train) % settings.train.batch_size or settings.train.batch_size
     else:
         smallest = data.smallest_batch
     check_batch_norm(model, smallest, settings.objective.options["num_samples"])

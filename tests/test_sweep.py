@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from vae.commands import results
@@ -496,6 +497,55 @@ def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_on
     assert "seed=0: 98\nseed=0: 99\nseed=0: failed: its worker crashed with " + name in error
     assert "seed=0: 50\n" not in error
     assert record(tmp_path / "x")["failed"] == {"seed=0": f"its worker crashed with {name}"}
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "more", "expected"),
+    [
+        ("auto", "local", [], 3),
+        ("cuda", "replicas", [], 3),
+        ("auto", "local", ["--processes", "5"], 5),
+        ("cpu", "local", [], 14),
+        ("auto", "ray", [], 14),
+    ],
+)
+def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, engine, more, expected, swept, tmp_path, monkeypatch):
+    from vae.commands import engines, sweep
+
+    asked = []
+
+    def stopped(cells, processes, threads):
+        asked.append(processes)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(sweep, "_cores", lambda: 14)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "import_ray", lambda: None)
+    monkeypatch.setitem(engines.ENGINES, engine, stopped)
+    given = ["--config", str(swept / "tiny.yaml"), *GRID, "--set", f"train.device={device}", "--engine", engine]
+    assert main([*given, *more, "--out", str(tmp_path / "x")]) == 130
+    assert asked == [expected]
+
+
+def test_workers_share_the_gpus_out(tmp_path, monkeypatch):
+    from vae.commands import engines
+
+    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    (tmp_path / "fake.py").write_text(code)
+    arguments = lambda cells, threads: [str(tmp_path / cells[0].name)]  # noqa: E731
+    monkeypatch.setattr(engines, "worker", SimpleNamespace(__name__="fake", arguments=arguments))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    cells = [Cell(name, {}, None, tmp_path) for name in "abc"]
+    ended = [event.status for event in engines.run_locally(cells, 2, 1) if event.status is not None]
+    assert ended == [0, 0, 0]
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["4", "7"]
+    assert (tmp_path / "c").read_text() in ("4", "7")
 
 
 # ------------------------------------------------------------------------------------- the figure

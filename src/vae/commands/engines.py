@@ -41,21 +41,30 @@ class Event(NamedTuple):
 class _Worker:
     """Cells in a process of their own, in a session of its own: Ctrl-C reaches it through us."""
 
-    def __init__(self, cells: Sequence[Cell], threads: int) -> None:
-        self.cells = cells
+    def __init__(self, cells: Sequence[Cell], threads: int, place: int) -> None:
+        self.cells, self.place = cells, place
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", worker.__name__, *worker.arguments(cells, threads)],
             stdin=subprocess.PIPE,  # its end tells the worker that we are gone
             stdout=subprocess.DEVNULL,
             stderr=self.stderr,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **_own_gpu(place)},
             start_new_session=True,
         )
 
     def words(self) -> str:
         self.stderr.seek(0)
         return self.stderr.read().decode(errors="replace").strip()
+
+
+def _own_gpu(place: int) -> dict[str, str]:
+    """What lets the worker at a place see one GPU of several alone: each takes the first that it sees."""
+    import torch
+
+    count = torch.cuda.device_count()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return {"CUDA_VISIBLE_DEVICES": seen[place % count]} if count > 1 else {}
 
 
 def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generator[Event, None, None]:
@@ -83,7 +92,7 @@ def _in_workers(groups: Sequence[Sequence[Cell]], processes: int, threads: int) 
         while waiting or running:
             while waiting and len(running) < processes:
                 cells = waiting.popleft()
-                running.append(_Worker(cells, threads))
+                running.append(_Worker(cells, threads, min(set(range(processes)) - {w.place for w in running})))
                 for cell in cells:
                     attempts[cell.name] += 1
                     again = "its worker was killed; taken up again"

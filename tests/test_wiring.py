@@ -18,6 +18,7 @@ import yaml
 from torch.optim.adam import adam
 
 import vae
+from tests.oracles import numbers
 from vae.algorithms import AEVB, OPTIMIZERS, largest_gradient, optimizers
 from vae.algorithms.optimizers import optimizer_step
 from vae.commands import plot
@@ -659,6 +660,26 @@ def drawn(monkeypatch):
     for name in ("curves", "reconstructions", "samples", "manifold", "codes", "tsne"):
         record(name)
     return seen
+
+
+@pytest.mark.parametrize("name", ["main_reconstructions", "main_samples", "main_manifold", "main_tsne"])
+def test_every_plot_of_a_model_is_made_on_the_device_at_hand(name, runs, tmp_path, monkeypatch):
+    """The device is one that holds no values: a model gets there, and what it would compute is not asked for."""
+    at = []
+    monkeypatch.setattr("vae.training.build.choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(
+        "vae.evaluation.posterior_codes", lambda model, split, **how: seen(at, model, numbers(len(split), 2))
+    )
+    for method in ("reconstruct", "decode", "sample"):
+        monkeypatch.setattr(vae.VAE, method, lambda model, x, **how: seen(at, model, torch.zeros(9, 1, 8, 8)))
+    count = ["--limit", "9"] if name == "main_tsne" else ["--count", "3"]
+    assert getattr(plot, name)([str(runs / "d2"), "--out", str(tmp_path), *count]) == 0
+    assert set(at) == {"meta"}
+
+
+def seen(at, model, values):
+    at.append(model.prior.mean.device.type)
+    return values
 
 
 def test_the_manifold_is_decoded_at_its_grid(runs, tmp_path, drawn):

@@ -12,6 +12,7 @@ import torch
 
 from tests.test_fast import before_normalisation, config
 from vae.algorithms import OPTIMIZERS, largest_gradient
+from vae.commands.evaluate import main as evaluate_command
 from vae.commands.plot import main_curves as curves_command
 from vae.commands.train import main as train_command
 from vae.errors import ConfigError, TrainingFailed, UsageError
@@ -169,14 +170,20 @@ def test_the_command_trains_measures_and_sums_up(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(json.dumps(config(train={"epochs": 1, "replicas": 2, "compile": "never"})))
     assert train_command(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "x")]) == 0
     out = capsys.readouterr().out
-    records = [json.loads((tmp_path / "x" / f"seed_{k}" / "evaluation.json").read_text()) for k in (0, 1)]
+    kept = [tmp_path / "x" / f"seed_{k}" / "evaluations" / "test.json" for k in (0, 1)]
+    records = [json.loads(file.read_text()) for file in kept]
     values = [record["elbo"]["mean"] for record in records]
     mean, error = sum(values) / 2, abs(values[0] - values[1]) / 2
-    assert f"2 seeds, test split: elbo {mean:.2f} +- {error:.2f}" in out
+    words = f"2 seeds, test split: elbo {mean:.2f} +- {error:.2f}"
+    assert words in out
+    assert evaluate_command([str(tmp_path / "x" / "seed_0"), "--split", "train"]) == 0
+    capsys.readouterr()
     assert train_command(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "x")]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert train_command(["--resume", str(tmp_path / "x")]) == 0
-    assert "finished" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "finished" in captured.err
+    assert words in captured.out  # of the test split still
     with pytest.raises(UsageError, match="2 seeds; give one of them"):
         open_run(tmp_path / "x")
     shutil.rmtree(tmp_path / "x" / "seed_1")  # as if killed before it was made

@@ -203,7 +203,7 @@ def test_a_cell_is_a_run_as_any_other(swept, tmp_path, capsys):
     assert "curves.png" in captured.out
     assert evaluate([str(tmp_path / "run"), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
-    kept = json.loads((out / "runs" / NAMES[3] / "evaluation.json").read_text())
+    kept = json.loads((out / "runs" / NAMES[3] / "evaluations" / "test.json").read_text())
     assert evaluated["elbo"]["mean"] == pytest.approx(kept["elbo"]["mean"])
     assert {line["split"] for line in metrics(out / "runs" / NAMES[3])} == {"train", "test"}
     assert yaml.safe_load((out / "runs" / NAMES[3] / "config.yaml").read_text())["train"]["seed"] == 1
@@ -214,7 +214,7 @@ def test_the_table_holds_means_over_seeds_and_their_standard_errors(swept, capsy
     assert [row["model.latent_dim"] for row in rows] == [2, 3]
     for row, names in zip(rows, (NAMES[:2], NAMES[2:]), strict=True):
         runs = [swept / "s" / "runs" / name for name in names]
-        evaluations = [json.loads((run / "evaluation.json").read_text()) for run in runs]
+        evaluations = [json.loads((run / "evaluations" / "test.json").read_text()) for run in runs]
         for key in ("elbo", "log_p_x_given_z", "kl"):
             a, b = (evaluation[key]["mean"] for evaluation in evaluations)
             assert row[key]["mean"] == pytest.approx((a + b) / 2)
@@ -236,7 +236,8 @@ def test_a_single_seed_has_the_standard_error_of_its_data():
 
 def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
     elbos = [
-        json.loads((swept / "s" / "runs" / name / "evaluation.json").read_text())["elbo"]["mean"] for name in NAMES
+        json.loads((swept / "s" / "runs" / name / "evaluations" / "test.json").read_text())["elbo"]["mean"]
+        for name in NAMES
     ]
     a, b = elbos[2] - elbos[0], elbos[3] - elbos[1]
     first, second = record(swept / "s")["rows"]
@@ -316,8 +317,8 @@ def test_what_has_begun_or_may_stop_early_goes_on_alone(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------- stopped, and gone on with
 
 
-def test_what_is_missing_half_done_or_measured_otherwise_is_completed_and_no_more(copied, capsys):
-    """One run deleted, one stopped after its first epoch, one evaluated on five data since; the fourth is not touched."""
+def test_what_is_missing_or_half_done_is_completed_and_no_more(copied, capsys):
+    """One run deleted, one stopped after its first epoch, one evaluated otherwise since; the last two are not touched."""
     from vae.training import read_settings
     from vae.training.run import train as train_only
 
@@ -329,11 +330,13 @@ def test_what_is_missing_half_done_or_measured_otherwise_is_completed_and_no_mor
     shutil.rmtree(half)
     train_only(read_settings(override(config, ["train.epochs=1"])), half, verbose=False)
     first = metrics(half)[0]
-    assert evaluate([str(out / "runs" / NAMES[2]), "--limit", "5"]) == 0
+    for more in (["--limit", "5"], ["--split", "train"], ["--seed", "1"]):
+        assert evaluate([str(out / "runs" / NAMES[2]), *more]) == 0
     capsys.readouterr()
     assert main([*command, *GRID]) == 0
     error = capsys.readouterr().err
-    assert "4 runs, 1 of them finished" in error
+    assert "4 runs, 2 of them finished" in error
+    assert NAMES[2] not in error
     assert NAMES[3] not in error
     assert metrics(half)[0] == first  # its clock included: it went on and did not begin again
     after = states(out)

@@ -582,12 +582,16 @@ def printed(capsys, *arguments):
 def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypatch):
     plain = printed(capsys, runs / "d2")
     model, test = vae.load(runs / "d2"), vae.load_data("digits", pixels="static").test
-    for options, keywords in (([], {}), (["--num-samples", 5], {"num_samples": 5}), (["--seed", 1], {"seed": 1})):
+    for options, keywords, name in (
+        ([], {}, "test"),
+        (["--num-samples", 5], {"num_samples": 5}, "test_samples-5"),
+        (["--seed", 1], {"seed": 1}, "test_seed-1"),
+    ):
         expected = evaluate_bound(model, test, name="test", **keywords).elbo
         record = printed(capsys, runs / "d2", *options)
         assert record["elbo"]["mean"] == pytest.approx(expected.mean().item(), rel=1e-6)
         assert record["elbo"]["stderr"] == pytest.approx(expected.std().item() / 297**0.5, rel=1e-6)
-        assert json.loads((runs / "d2" / "evaluation.json").read_text()) == record
+        assert json.loads((runs / "d2" / "evaluations" / f"{name}.json").read_text()) == record
         assert (record == plain) == (not options)
     assert evaluate([str(runs / "d2"), "--save", str(tmp_path / "v.npz")]) == 0
     assert f"{plain['elbo']['stderr']:12.4f}" in capsys.readouterr().out

@@ -26,7 +26,7 @@ _FIRST_FILES = {
     ".environment.json.partial",
     ".config.yaml.partial",
 }  # a kill may leave them
-OWN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json", "checkpoints", "figures")
+OWN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluations", "checkpoints", "figures")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from vae.commands import results
@@ -202,7 +203,7 @@ def test_a_cell_is_a_run_as_any_other(swept, tmp_path, capsys):
     assert "curves.png" in captured.out
     assert evaluate([str(tmp_path / "run"), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
-    kept = json.loads((out / "runs" / NAMES[3] / "evaluation.json").read_text())
+    kept = json.loads((out / "runs" / NAMES[3] / "evaluations" / "test.json").read_text())
     assert evaluated["elbo"]["mean"] == pytest.approx(kept["elbo"]["mean"])
     assert {line["split"] for line in metrics(out / "runs" / NAMES[3])} == {"train", "test"}
     assert yaml.safe_load((out / "runs" / NAMES[3] / "config.yaml").read_text())["train"]["seed"] == 1
@@ -213,7 +214,7 @@ def test_the_table_holds_means_over_seeds_and_their_standard_errors(swept, capsy
     assert [row["model.latent_dim"] for row in rows] == [2, 3]
     for row, names in zip(rows, (NAMES[:2], NAMES[2:]), strict=True):
         runs = [swept / "s" / "runs" / name for name in names]
-        evaluations = [json.loads((run / "evaluation.json").read_text()) for run in runs]
+        evaluations = [json.loads((run / "evaluations" / "test.json").read_text()) for run in runs]
         for key in ("elbo", "log_p_x_given_z", "kl"):
             a, b = (evaluation[key]["mean"] for evaluation in evaluations)
             assert row[key]["mean"] == pytest.approx((a + b) / 2)
@@ -235,7 +236,8 @@ def test_a_single_seed_has_the_standard_error_of_its_data():
 
 def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
     elbos = [
-        json.loads((swept / "s" / "runs" / name / "evaluation.json").read_text())["elbo"]["mean"] for name in NAMES
+        json.loads((swept / "s" / "runs" / name / "evaluations" / "test.json").read_text())["elbo"]["mean"]
+        for name in NAMES
     ]
     a, b = elbos[2] - elbos[0], elbos[3] - elbos[1]
     first, second = record(swept / "s")["rows"]
@@ -315,8 +317,8 @@ def test_what_has_begun_or_may_stop_early_goes_on_alone(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------- stopped, and gone on with
 
 
-def test_what_is_missing_half_done_or_measured_otherwise_is_completed_and_no_more(copied, capsys):
-    """One run deleted, one stopped after its first epoch, one evaluated on five data since; the fourth is not touched."""
+def test_what_is_missing_or_half_done_is_completed_and_no_more(copied, capsys):
+    """One run deleted, one stopped after its first epoch, one evaluated otherwise since; the last two are not touched."""
     from vae.training import read_settings
     from vae.training.run import train as train_only
 
@@ -328,11 +330,13 @@ def test_what_is_missing_half_done_or_measured_otherwise_is_completed_and_no_mor
     shutil.rmtree(half)
     train_only(read_settings(override(config, ["train.epochs=1"])), half, verbose=False)
     first = metrics(half)[0]
-    assert evaluate([str(out / "runs" / NAMES[2]), "--limit", "5"]) == 0
+    for more in (["--limit", "5"], ["--split", "train"], ["--seed", "1"]):
+        assert evaluate([str(out / "runs" / NAMES[2]), *more]) == 0
     capsys.readouterr()
     assert main([*command, *GRID]) == 0
     error = capsys.readouterr().err
-    assert "4 runs, 1 of them finished" in error
+    assert "4 runs, 2 of them finished" in error
+    assert NAMES[2] not in error
     assert NAMES[3] not in error
     assert metrics(half)[0] == first  # its clock included: it went on and did not begin again
     after = states(out)
@@ -496,6 +500,55 @@ def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_on
     assert "seed=0: 98\nseed=0: 99\nseed=0: failed: its worker crashed with " + name in error
     assert "seed=0: 50\n" not in error
     assert record(tmp_path / "x")["failed"] == {"seed=0": f"its worker crashed with {name}"}
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "more", "expected"),
+    [
+        ("auto", "local", [], 3),
+        ("cuda", "replicas", [], 3),
+        ("auto", "local", ["--processes", "5"], 5),
+        ("cpu", "local", [], 14),
+        ("auto", "ray", [], 14),
+    ],
+)
+def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, engine, more, expected, swept, tmp_path, monkeypatch):
+    from vae.commands import engines, sweep
+
+    asked = []
+
+    def stopped(cells, processes, threads):
+        asked.append(processes)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(sweep, "_cores", lambda: 14)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "import_ray", lambda: None)
+    monkeypatch.setitem(engines.ENGINES, engine, stopped)
+    given = ["--config", str(swept / "tiny.yaml"), *GRID, "--set", f"train.device={device}", "--engine", engine]
+    assert main([*given, *more, "--out", str(tmp_path / "x")]) == 130
+    assert asked == [expected]
+
+
+def test_workers_share_the_gpus_out(tmp_path, monkeypatch):
+    from vae.commands import engines
+
+    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    (tmp_path / "fake.py").write_text(code)
+    arguments = lambda cells, threads: [str(tmp_path / cells[0].name)]  # noqa: E731
+    monkeypatch.setattr(engines, "worker", SimpleNamespace(__name__="fake", arguments=arguments))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    cells = [Cell(name, {}, None, tmp_path) for name in "abc"]
+    ended = [event.status for event in engines.run_locally(cells, 2, 1) if event.status is not None]
+    assert ended == [0, 0, 0]
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["4", "7"]
+    assert (tmp_path / "c").read_text() in ("4", "7")
 
 
 # ------------------------------------------------------------------------------------- the figure

@@ -16,6 +16,7 @@ import yaml
 from torch.optim.adam import adam
 
 import vae
+from tests.oracles import numbers
 from vae.algorithms import AEVB, OPTIMIZERS, largest_gradient, optimizers
 from vae.algorithms.optimizers import optimizer_step
 from vae.commands import plot
@@ -486,12 +487,16 @@ def printed(capsys, *arguments):
 def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypatch):
     plain = printed(capsys, runs / "d2")
     model, test = vae.load(runs / "d2"), vae.load_data("digits", pixels="static").test
-    for options, keywords in (([], {}), (["--num-samples", 5], {"num_samples": 5}), (["--seed", 1], {"seed": 1})):
+    for options, keywords, name in (
+        ([], {}, "test"),
+        (["--num-samples", 5], {"num_samples": 5}, "test_samples-5"),
+        (["--seed", 1], {"seed": 1}, "test_seed-1"),
+    ):
         expected = evaluate_bound(model, test, name="test", **keywords).elbo
         record = printed(capsys, runs / "d2", *options)
         assert record["elbo"]["mean"] == pytest.approx(expected.mean().item(), rel=1e-6)
         assert record["elbo"]["stderr"] == pytest.approx(expected.std().item() / 297**0.5, rel=1e-6)
-        assert json.loads((runs / "d2" / "evaluation.json").read_text()) == record
+        assert json.loads((runs / "d2" / "evaluations" / f"{name}.json").read_text()) == record
         assert (record == plain) == (not options)
     assert evaluate([str(runs / "d2"), "--save", str(tmp_path / "v.npz")]) == 0
     assert f"{plain['elbo']['stderr']:12.4f}" in capsys.readouterr().out
@@ -564,6 +569,26 @@ def drawn(monkeypatch):
     for name in ("curves", "reconstructions", "samples", "manifold", "codes", "tsne"):
         record(name)
     return seen
+
+
+@pytest.mark.parametrize("name", ["main_reconstructions", "main_samples", "main_manifold", "main_tsne"])
+def test_every_plot_of_a_model_is_made_on_the_device_at_hand(name, runs, tmp_path, monkeypatch):
+    """The device is one that holds no values: a model gets there, and what it would compute is not asked for."""
+    at = []
+    monkeypatch.setattr("vae.training.build.choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(
+        "vae.evaluation.posterior_codes", lambda model, split, **how: seen(at, model, numbers(len(split), 2))
+    )
+    for method in ("reconstruct", "decode", "sample"):
+        monkeypatch.setattr(vae.VAE, method, lambda model, x, **how: seen(at, model, torch.zeros(9, 1, 8, 8)))
+    count = ["--limit", "9"] if name == "main_tsne" else ["--count", "3"]
+    assert getattr(plot, name)([str(runs / "d2"), "--out", str(tmp_path), *count]) == 0
+    assert set(at) == {"meta"}
+
+
+def seen(at, model, values):
+    at.append(model.prior.mean.device.type)
+    return values
 
 
 def test_the_manifold_is_decoded_at_its_grid(runs, tmp_path, drawn):

@@ -8,6 +8,8 @@ from typing import Any
 
 from vae.errors import CheckpointError
 
+UNSAFE = r"[^A-Za-z0-9_.+-]+"  # what the name of a file or directory should not contain
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file so that a reader, or a crash, finds either the old content or the new."""

@@ -40,21 +40,30 @@ class Event(NamedTuple):
 class _Worker:
     """A cell in a process of its own, in a session of its own: Ctrl-C reaches it through us."""
 
-    def __init__(self, cell: Cell, threads: int) -> None:
-        self.cell = cell
+    def __init__(self, cell: Cell, threads: int, place: int) -> None:
+        self.cell, self.place = cell, place
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", worker.__name__, *worker.arguments(cell, threads)],
             stdin=subprocess.PIPE,  # its end tells the worker that we are gone
             stdout=subprocess.DEVNULL,
             stderr=self.stderr,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **_own_gpu(place)},
             start_new_session=True,
         )
 
     def words(self) -> str:
         self.stderr.seek(0)
         return self.stderr.read().decode(errors="replace").strip()
+
+
+def _own_gpu(place: int) -> dict[str, str]:
+    """What lets the worker at a place see one GPU of several alone: each takes the first that it sees."""
+    import torch
+
+    count = torch.cuda.device_count()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return {"CUDA_VISIBLE_DEVICES": seen[place % count]} if count > 1 else {}
 
 
 def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generator[Event, None, None]:
@@ -65,7 +74,7 @@ def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generato
         while waiting or running:
             while waiting and len(running) < processes:
                 cell = waiting.popleft()
-                running.append(_Worker(cell, threads))
+                running.append(_Worker(cell, threads, min(set(range(processes)) - {w.place for w in running})))
                 attempts[cell.name] += 1
                 again = "its worker was killed; taken up again"
                 yield Event(cell, None, "training" if attempts[cell.name] == 1 else again)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae.errors import ConfigError, UsageError, VaeError
+from vae.files import UNSAFE
 
 if TYPE_CHECKING:
     from vae.training import Settings
 
 SEED = "train.seed"
-UNSAFE = r"[^A-Za-z0-9_.+-]+"  # in the name of a directory
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Cell:
     values: Mapping[str, Any]
     settings: Settings
     path: Path
-    test_size: int = 0  # data of the whole test split
 
     @property
     def point(self) -> Mapping[str, Any]:
@@ -100,7 +99,7 @@ def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
         for i in places:
             cell, train = cells[i], cells[i].settings.train
             settings = with_likelihood(cell.settings, data.kind)
-            found[i] = replace(cell, settings=settings, test_size=len(data.test))
+            found[i] = replace(cell, settings=settings)
             point = json.dumps(cell.point)
             if point in seen:
                 continue
@@ -115,19 +114,11 @@ def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
-    """The evaluation of a cell that is done; None where it has to be trained, or measured, first.
+    """The evaluation of a cell that is done; None if it has to be trained, or measured, first."""
+    from vae.commands.evaluate import kept
 
-    What `evaluate.py` has left since on another split, on part of it or with other noise is not what train.py leaves.
-    """
-    try:
-        record = json.loads((cell.path / "evaluation.json").read_text())
-        wanted = {"split": "test", "seed": 0, "num_samples": 1, "step": record["step"]}
-        whole = record["elbo"]["n"] == cell.test_size and "data" not in record
-        if not whole or {key: record[key] for key in wanted} != wanted:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if _finished_at(cell.path, cell.settings) == record["step"] else None
+    record = kept(cell.path)
+    return record if record and _finished_at(cell.path, cell.settings) == record["step"] else None
 
 
 def _finished_at(path: Path, settings: Settings) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
 
 
 def measure(opened: LoadedRun, data: Data) -> dict[str, Any]:
-    """What a trained run's evaluation.json holds: its ELBO and terms on the whole test split."""
+    """What a trained run's evaluations/test.json holds: its ELBO and terms on the whole test split."""
     from vae.commands.evaluate import evaluate_split
 
     return evaluate_split(opened, data.evaluation_split("test"), "test")[0]
@@ -116,15 +115,15 @@ def _train(args: Any) -> None:
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
     """Evaluate the run and draw what suits it; where that is done for this very checkpoint, only what is missing.
 
-    evaluation.json comes last, so that one of this step says that all before it was done.
+    evaluations/test.json comes last, so that one of this step says that all before it was done.
     """
     from vae.commands.base import open_on_device
-    from vae.commands.evaluate import keep, table
+    from vae.commands.evaluate import keep, kept, table
     from vae.commands.plot import suitable
 
     opened = open_on_device(str(path), None)
-    record = None
-    if anew or _measured_step(path) != opened.step:
+    record, before = None, kept(path)
+    if anew or before is None or before["step"] != opened.step:
         record = measure(opened, data)
         print(table(record))
     for name, draw in suitable(opened, data).items():
@@ -133,11 +132,3 @@ def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
                 print(file)
     if record is not None:
         keep(opened, record)
-
-
-def _measured_step(path: Path) -> int | None:
-    """The step of the checkpoint that evaluation.json is of, if there is one."""
-    try:
-        return json.loads((path / "evaluation.json").read_text())["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -514,7 +514,7 @@ def test_data_that_a_likelihood_fits(tmp_path, values, likelihood):
 
 
 def test_a_number_of_levels_that_is_not_the_datas_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="data of digits is 0.0625; model.likelihood.levels=17 fits them"):
+    with pytest.raises(ConfigError, match="data of digits contain 0.0625; model.likelihood.levels=17 fits them"):
         train(
             read_settings(config(data={"pixels": "levels"}, model={"likelihood": "categorical"})), None, verbose=False
         )

@@ -86,7 +86,7 @@ def step(
     gain = (
         proposal.log_density - state.log_density - 0.5 * (end.square() - momentum.square()).sum(-1)
     )  # -(energy error)
-    accepted = torch.special.log_ndtr(accept) < gain  # False where the gain is NaN
+    accepted = torch.special.log_ndtr(accept) < gain  # False if the gain is NaN
     accepted &= torch.isfinite(proposal.log_density) & torch.isfinite(proposal.gradient).all(-1)
     kept = Chains(
         torch.where(accepted[..., None], proposal.z, state.z),

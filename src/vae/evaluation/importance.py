@@ -130,7 +130,7 @@ class ImportanceSampling:
         if heavy > 0.05:
             return False, (
                 f"K = {self.num_samples} is not enough: k-hat is above {limit:.2f} for {heavy:.0%} of the data, whose "
-                f"estimates are too low by more than their errors say; use {cure}"
+                f"estimates are too low by more than their errors; use {cure}"
             )
         return True, (
             f"K = {self.num_samples} is enough: k-hat is below {limit:.2f} for {1 - heavy:.0%} of the data, and the "

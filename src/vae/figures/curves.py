@@ -21,7 +21,7 @@ _STYLES = {"train": "-", "test": "--", "validation": ":"}
 def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "") -> Figure:
     """ELBO, its two terms, and the objective if it is another, by epoch; one colour per run, one line style per split.
 
-    `histories` holds the lines of each run's metrics under the run's name; `note` says what the values are.
+    `histories` holds the lines of each run's metrics under the run's name; `note` describes the values.
     """
     keys = [key for key in _PANELS if any(key in line for history in histories.values() for line in history)]
     made = figure(0.8 + 3.6 * len(keys), 3.6)

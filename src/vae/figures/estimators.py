@@ -38,7 +38,7 @@ def estimators(
     slopes: Sequence[Row],
     name: str,
 ) -> Figure:
-    """Six panels of the rows of `vae.evaluation.estimators` and `.signal_to_noise`; `name` says which VAE it is."""
+    """Six panels of the rows of `vae.evaluation.estimators` and `.signal_to_noise`; `name` is that of the VAE."""
     made = figure(16, 9)
     panels = made.subplots(2, 3)
     theta, L = max(row["theta"] for row in known), min(row["num_samples"] for row in known if row["theta"] == 0)

@@ -1,4 +1,4 @@
-"""Pictures of data: originals beside reconstructions, samples of the prior, the latent manifold."""
+"""Pictures of data: originals and reconstructions, samples of the prior, the latent manifold."""
 
 from collections.abc import Mapping
 from itertools import cycle

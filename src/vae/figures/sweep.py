@@ -22,7 +22,7 @@ def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
     """One colour per value of the first key, one panel per combination of the others; train solid, test dashed.
 
     `points` are the values of the grid's keys (without the seed's), and the metrics of each seed's run; the band is one
-    standard error over the seeds to either side. `name` is the config's, and `note` says what the values are.
+    standard error over the seeds to either side. `name` is the config's, and `note` describes the values.
     """
     panels: dict[tuple[str, ...], list[Point]] = {}
     for label, histories in points:

@@ -119,7 +119,7 @@ def test_gradients_that_leave_out_the_score_are_refused_where_the_support_moves(
     if name in ("sgvb_a", "sgvb_b", "iwae"):
         check_objective(WeightedKL(objective, 2.0), model)
     else:
-        sentence = rf"^objective: {name} is biased where the support of q moves with its parameters; use sgvb_a"
+        sentence = rf"^objective: {name} is biased if the support of q depends on its parameters; use sgvb_a"
         for each in (objective, WeightedKL(objective, 2.0)):
             with pytest.raises(ConfigError, match=sentence):
                 check_objective(each, model)

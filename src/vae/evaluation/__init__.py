@@ -1,4 +1,4 @@
-"""Floor 5: how good a model is. Evaluators leave the model, its modes and every generator as they were."""
+"""Floor 5: how good a model is. Evaluators leave the model, its modes and every generator unchanged."""
 
 from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
 from vae.evaluation.base import DatumNoise, mean_and_stderr

@@ -1,4 +1,4 @@
-"""How good a model really is: log p(x) of each datum by an estimator of choice, with its errors and its doubts."""
+"""log p(x) of each datum by a chosen estimator, with its errors and diagnostics."""
 
 import copy
 import time
@@ -21,22 +21,22 @@ from vae.models import VAE, evaluating
 
 
 class Estimator(Protocol):
-    """A way to estimate log p(x) of a minibatch; randomness comes by the place of each datum."""
+    """A way to estimate log p(x) of a minibatch; its noise depends on the index of each datum."""
 
     method: str
     double_precision: bool  # whether it is called with a copy of the model in float64
 
     def check(self, model: VAE) -> None:
-        """UsageError where the estimator is not for this model."""
+        """UsageError if the estimator does not suit this model."""
 
     def data_at_once(self, model: VAE) -> int:
-        """The size of a minibatch where none is asked for."""
+        """The size of a minibatch if none is given."""
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error (the Monte Carlo standard error of a datum), and diagnostics."""
 
     def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:
-        """Whether the estimate can be trusted, and what to do where not."""
+        """Whether the estimate can be trusted, and what to do if not."""
 
 
 LOG_LIKELIHOODS = {"is": ImportanceSampling, "hmc": FittedDensity, "ais": Annealed, "quadrature": Quadrature}
@@ -44,7 +44,7 @@ LOG_LIKELIHOODS = {"is": ImportanceSampling, "hmc": FittedDensity, "ais": Anneal
 
 @dataclass(frozen=True)
 class Columns:
-    """What an evaluator found: named columns (N,), float64, and how long it took."""
+    """The results of an evaluator: named columns (N,), float64, and how long it took."""
 
     values: dict[str, Tensor]
     seconds: float
@@ -72,8 +72,8 @@ def measure(
 
         vae.measure(model, x, vae.ImportanceSampling(num_samples=5000))["log_p_x"]
 
-    Order, limit and batch size (what suits the estimator where none is given) change an estimate only by rounding.
-    TrainingFailed where a value is not finite.
+    Order, limit and batch size (by default what suits the estimator) change an estimate only by rounding.
+    TrainingFailed if a value is not finite.
     """
     if isinstance(estimator, type) or not hasattr(estimator, "data_at_once"):
         raise UsageError(f"estimator must be one such as vae.ImportanceSampling(num_samples=5000), not {estimator!r}")

@@ -1,4 +1,4 @@
-"""Which likelihood suits data of a kind, and whether the values of data lie in a likelihood's support."""
+"""Which likelihood suits data of a kind, and whether the values of data are in a likelihood's support."""
 
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ def check_kind(head: nn.Module, kind: str, value_range: tuple[float, float], sou
 
 
 def check_levels(head: nn.Module, values: Tensor, source: str) -> None:
-    """ConfigError if values lie off the grid of the likelihood: one of them, and the grid that they do lie on."""
+    """ConfigError if values are not on the grid of the likelihood; it names one, and the grid that fits them."""
     support = support_of(f"levels_{head.levels}")
     if support(values):
         return

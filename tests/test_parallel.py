@@ -374,9 +374,9 @@ def test_each_rank_has_a_device_to_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     ranks, cuda = Ranks(5, 6, 1), torch.device("cuda")
-    assert parallel.own_device(cuda, ranks) == torch.device("cuda", 1)
+    assert parallel.device_of_rank(cuda, ranks) == torch.device("cuda", 1)
     assert chosen == [1]
-    assert parallel.own_device(cuda, Ranks()) == cuda
-    assert parallel.own_device(torch.device("cpu"), ranks) == torch.device("cpu")
+    assert parallel.device_of_rank(cuda, Ranks()) == cuda
+    assert parallel.device_of_rank(torch.device("cpu"), ranks) == torch.device("cpu")
     with pytest.raises(UsageError, match="more processes than the 2 CUDA devices here; give --nproc-per-node 2"):
-        parallel.own_device(cuda, replace(ranks, local_rank=2))
+        parallel.device_of_rank(cuda, replace(ranks, local_rank=2))

@@ -289,31 +289,6 @@ def test_the_same_command_again_trains_nothing_and_prints_one_object(copied, cap
     assert states(out) == before
 
 
-def test_seeds_that_train_as_one_program_come_to_the_same_table(swept, tmp_path, capsys):
-    command = ["--config", str(swept / "tiny.yaml"), "--out", str(tmp_path / "s")]
-    assert main([*command, *GRID, "--engine", "replicas"]) == 0
-    assert "training" in capsys.readouterr().err
-    for row, expected in zip(record(tmp_path / "s")["rows"], record(swept / "s")["rows"], strict=True):
-        assert (row["runs"], row["seeds"]) == (expected["runs"], expected["seeds"])
-        for key in ("elbo", "log_p_x_given_z", "kl", "train_elbo"):
-            assert row[key]["mean"] == pytest.approx(expected[key]["mean"], rel=1e-4)  # float32, the same noise
-    steps = [json.loads((run / "environment.json").read_text())["steps"] for run in (tmp_path / "s" / "runs").iterdir()]
-    assert steps == ["plain"] * 4
-
-
-def test_what_has_begun_or_may_stop_early_goes_on_alone(tmp_path, monkeypatch):
-    from vae.commands import engines
-
-    pairs = [(point, seed) for point in "abc" for seed in (0, 1, 2)]
-    stops = {p: SimpleNamespace(train=SimpleNamespace(patience=3 if p == "c" else None)) for p in "abc"}
-    cells = [Cell(f"{p}{seed}", {"x": p, SEED: seed}, stops[p], tmp_path / f"{p}{seed}") for p, seed in pairs]
-    (tmp_path / "b1" / "checkpoints").mkdir(parents=True)
-    monkeypatch.setattr(engines, "_in_workers", lambda groups, processes, threads: groups)
-    groups = engines.run_as_replicas(cells, 1, 1)
-    names = [[cell.name for cell in group] for group in groups]
-    assert names == [["a0", "a1", "a2"], ["b0", "b2"], ["b1"], ["c0"], ["c1"], ["c2"]]
-
-
 # ------------------------------------------------------------------------------------- stopped, and gone on with
 
 
@@ -506,7 +481,7 @@ def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_on
     ("device", "engine", "more", "expected"),
     [
         ("auto", "local", [], 3),
-        ("cuda", "replicas", [], 3),
+        ("cuda", "local", [], 3),
         ("auto", "local", ["--processes", "5"], 5),
         ("cpu", "local", [], 14),
         ("auto", "ray", [], 14),
@@ -539,7 +514,7 @@ def test_workers_share_the_gpus_out(tmp_path, monkeypatch):
 
     code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
     (tmp_path / "fake.py").write_text(code)
-    arguments = lambda cells, threads: [str(tmp_path / cells[0].name)]  # noqa: E731
+    arguments = lambda cell, threads: [str(tmp_path / cell.name)]  # noqa: E731
     monkeypatch.setattr(engines, "worker", SimpleNamespace(__name__="fake", arguments=arguments))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -1,5 +1,8 @@
 """Likelihoods of binary pixels, and of pixels on [0, 1]."""
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -72,7 +75,16 @@ class GreyCrossEntropy(Bernoulli):
 
 # ------------------------------------------------------------------------------------- continuous Bernoulli
 
-SMALL = 0.1  # below it the closed forms lose digits, and the series are exact to float64 rounding
+SMALL = 1.0  # below it the closed forms lose digits, and the series is exact to float64 rounding
+# A(t) - t / 2 = sum_k B_2k t^2k / (2k (2k)!), k = 1, 2, ..., with the Bernoulli numbers B_2k.
+BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
+VALUES = tuple(b / (2 * k * math.factorial(2 * k)) for k, b in enumerate(BERNOULLI, 1))
+SLOPES = tuple(2 * k * c for k, c in enumerate(VALUES, 1))
+
+
+def _series(coefficients: Sequence[float], square: Tensor) -> Tensor:
+    """sum_k c_k s^(k - 1) by Horner's rule."""
+    return functools.reduce(lambda total, c: total * square + c, reversed(coefficients), torch.zeros_like(square))
 
 
 def log_expm1_ratio(t: Tensor) -> Tensor:
@@ -82,9 +94,9 @@ def log_expm1_ratio(t: Tensor) -> Tensor:
     """
     small = t.abs() < SMALL
     safe = torch.where(small, 1.0, t)  # so that the branch not taken leaves no NaN in the gradient
-    size, square = safe.abs(), t.square()
+    size, square = safe.abs(), torch.where(small, t, 0.0).square()
     closed = safe.clamp(min=0) + (-torch.expm1(-size)).log() - size.log()
-    series = t / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    series = t / 2 + square * _series(VALUES, square)
     return torch.where(small, series, closed)
 
 
@@ -102,8 +114,7 @@ class ContinuousBernoulliLogits(NamedTuple):
         """A'(l) = 1 / (1 - e^{-l}) - 1 / l, which is not sigmoid(l)."""
         small = self.logits.abs() < SMALL
         safe = torch.where(small, 1.0, self.logits)
-        square = self.logits.square()
-        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square / 30240))
+        series = 0.5 + self.logits * _series(SLOPES, torch.where(small, self.logits, 0.0).square())
         return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
 
     @property

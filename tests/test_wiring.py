@@ -3,6 +3,7 @@
 The parts have their own tests; here the way between a setting and a part is held to account.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -29,7 +30,7 @@ from vae.data.sets import DataSettings
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line
 from vae.files import Log
-from vae.training import checkpoint, read_settings, run_state
+from vae.training import checkpoint, read_settings, run_directory, run_state
 from vae.training.build import build_algorithm, build_objective, resolve
 from vae.training.loading import load_run
 from vae.training.run import train
@@ -97,6 +98,30 @@ def test_a_step_of_an_optimizer_is_torch_s_own_bit_for_bit(name, options, monkey
     for ours, theirs in zip(*ends, strict=True):
         assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
     assert len(calls) == (5 if name in ("adam", "adamw") else 0)  # the first step makes the state
+
+
+def test_an_optimizer_with_an_option_that_is_not_known_makes_its_own_step(monkeypatch):
+    """As a newer torch may have one, which a hand-made call of the fused function would ignore."""
+    monkeypatch.setattr(optimizers, "adam", lambda *args, **how: pytest.fail("the option is ignored"))
+    layer = torch.nn.Parameter(torch.ones(3))
+    optimizer = OPTIMIZERS["adam"]([layer], lr=0.05)
+    optimizer.param_groups[0]["cautious"] = True
+    for _ in range(2):
+        layer.grad = torch.ones(3)
+        optimizer_step(optimizer)
+
+
+def test_every_option_of_torchs_adam_is_known():
+    """Else a fused step would be made the slow way without a word."""
+    group = AEVB(None, OPTIMIZERS["adam"]).init(torch.nn.Linear(2, 2)).optimizer.param_groups[0]
+    assert group.keys() <= optimizers._KNOWN
+
+
+def test_overrides_reach_settings_too():
+    settings = read_settings(config())
+    assert vae.build(settings, "model.latent_dim=5").latent_dim == 5
+    assert vae.build(settings, ["model.latent_dim=6"]).latent_dim == 6
+    assert vae.build(settings).latent_dim == 2
 
 
 def test_schedules_and_warm_up_count_in_epochs():
@@ -238,6 +263,66 @@ def test_best_is_written_before_last_and_metrics_before_both(tmp_path, monkeypat
     monkeypatch.setattr(checkpoint, "write", lambda path, *_: events.append(path.stem))
     train(read_settings(config(train={"checkpoint_seconds": 0})), tmp_path / "x", verbose=False)
     assert events[:4] == ["flush", "best", "flush", "last"]
+
+
+def test_metrics_are_flushed_through_a_file_that_is_open_for_writing(tmp_path, monkeypatch):
+    """Windows refuses to flush any other."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda number: modes.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
+    log = Log(tmp_path / "metrics.jsonl")
+    log.append({"step": 1})
+    log.flush()
+    assert modes == [os.O_WRONLY]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_directory_is_looked_at_again_once_it_is_locked(tmp_path, monkeypatch):
+    """Another process may have trained there between the first look and the lock."""
+    real = run_directory.lock
+
+    @contextlib.contextmanager
+    def late(path):
+        (path / "checkpoints").mkdir(parents=True)
+        (path / "config.yaml").write_text("{}")
+        (path / "environment.json").write_text('{"vae": "0"}')
+        with real(path):
+            yield
+
+    monkeypatch.setattr(run_directory, "lock", late)
+    with pytest.raises(UsageError, match="holds a run already"), acquire(tmp_path / "x", False, False):
+        pytest.fail("taken from the other process")
+
+
+def test_a_folder_of_somebody_elses_gets_no_lock_file(tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files and is no run"), acquire(tmp_path, False, True):
+        pytest.fail("taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_the_values_of_a_checkpoint_are_read_from_its_header_alone(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    checkpoint.write(path, {"w": torch.arange(1000.0)}, {"step": 7})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4000])  # the tensors are gone
+    assert checkpoint.read_values(path) == {"step": 7}
+    with pytest.raises(checkpoint.CheckpointError, match="not a whole checkpoint"):
+        checkpoint.read(path)
+    path.write_bytes(whole[:20])
+    with pytest.raises(checkpoint.CheckpointError, match="not a whole checkpoint"):
+        checkpoint.read_values(path)
+
+
+def test_fit_draws_no_more_pixels_than_it_looks_at(monkeypatch):
+    from vae.data import sets
+
+    sizes, real = [], sets.binarize
+    monkeypatch.setattr(sets, "binarize", lambda rule, x, *rest: (sizes.append(len(x)), real(rule, x, *rest))[1])
+    data = vae.load_data("digits", pixels="dynamic")
+    sizes.clear()
+    vae.fit(vae.build(config()), data, epochs=1, verbose=False)
+    assert sizes == [1000]
 
 
 def test_an_interrupted_run_is_saved_where_it_stopped(tmp_path, monkeypatch):

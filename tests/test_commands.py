@@ -422,8 +422,8 @@ WRONG = [
     (train, ["--config", "{d}/tiny.yaml", "--set", "model.latent_dims=3"], "no such setting; did you mean latent_dim?"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs=ten"], "expected a whole number, not 'ten'"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs"], "expected KEY=VALUE"),
-    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; go on with it by --resume"),
-    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is no run"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; continue it with --resume"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is not a run"),
     (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/tiny.yaml"], "is a file; --out names a directory"),
     (train, ["--config", "{d}/tiny.yaml", "--out", "/proc/x/y"], "cannot write the run there"),
     (

@@ -1,6 +1,6 @@
 """A checkpoint is one safetensors file: tensors, and one JSON text under one metadata key. Opening it runs no code.
 
-The JSON holds a format number, all that is no tensor, and a SHA-256 over the names, types, shapes and bytes of the
+The JSON holds a format number, everything that is not a tensor, and a SHA-256 over the names, types, shapes and bytes of the
 tensors and over the JSON itself, so that a flipped bit anywhere is found. There is no clock time in it: equal states
 give equal files.
 """
@@ -145,7 +145,7 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], path: Path) -> None:
     """Give an optimizer its saved state; CheckpointError if it is that of another optimizer or model.
 
-    torch casts what it loads to the type of the parameters; what was float32 beside float64 parameters is put back.
+    torch casts what it loads to the type of the parameters; what was float32 is made float32 again.
     """
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *values["numbers"].items()]:

@@ -522,9 +522,9 @@ DAMAGED = [
     ("config.yaml", lambda c: None, evaluate, "it has no config.yaml"),
     ("config.yaml", lambda c: c.replace(b"lr: 0.001", b"lr: 0.01"), train, "train.optimizer.lr differ"),
     ("config.yaml", lambda c: c.replace(b"latent_dim: 2", b"latent_dim: 3"), train, "of another model"),
-    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 is none"),
+    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 was not written"),
     ("metrics.jsonl", lambda c: c[:100], train, "metrics.jsonl: holds 0 lines"),
-    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 is none of this library's"),
+    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 was not written by this library"),
 ]
 
 

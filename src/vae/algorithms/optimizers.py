@@ -39,7 +39,7 @@ class OptimizerRow:
         )
 
     def __call__(self, parameters: Iterable[nn.Parameter], /, **options: Any) -> Optimizer:
-        """The optimizer over the parameters, in its fused form if it has one. ConfigError if torch refuses the options."""
+        """The optimizer over the parameters, fused if it has such a form. ConfigError if torch refuses the options."""
         parameters = list(parameters)
         fused = "fused" in inspect.signature(self.cls).parameters
         if self.cls is torch.optim.Adagrad and any(p.is_cuda for p in parameters):

@@ -1,8 +1,8 @@
 """A checkpoint is one safetensors file: tensors, and one JSON text under one metadata key. Opening it runs no code.
 
-The JSON holds a format number, everything that is not a tensor, and a SHA-256 over the names, types, shapes and bytes of the
-tensors and over the JSON itself, so that a flipped bit anywhere is found. There is no clock time in it: equal states
-give equal files.
+The JSON holds a format number, everything that is not a tensor, and a SHA-256 over the names, types, shapes and bytes
+of the tensors and over the JSON itself, so that a flipped bit anywhere is found. There is no clock time in it: equal
+states give equal files.
 """
 
 import contextlib

@@ -10,7 +10,6 @@ from PIL import Image
 
 import vae
 from tests.oracles import z_score
-from vae.commands.base import chosen_split
 from vae.data import DATASETS, IMAGE_SHAPES, Loader, Resident, files, sets
 from vae.data.sets import kind_of
 from vae.errors import ConfigError, DataError, UsageError
@@ -174,9 +173,8 @@ def test_the_first_data_of_a_split_are_drawn_alone_and_the_same(monkeypatch):
         assert torch.equal(first.x, split.x[:7])
         assert torch.equal(first.index, split.index[:7])
         assert torch.equal(first.y, split.y[:7])
-        assert torch.equal(chosen_split(data, name, 7).x, split.x[:7])
-        assert len(chosen_split(data, name, None)) == len(split)
-    assert drawn == [7, 7, 1300]  # the others stand still since they were read
+        assert len(data.evaluation_split(name, None)) == len(split)
+    assert drawn == [7, 1300]  # the others stand still since they were read
 
 
 def test_real_values_are_not_binarized(tmp_path):

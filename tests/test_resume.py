@@ -485,5 +485,5 @@ def test_signals_save_and_say_how_to_resume(tmp_path, number, status):
     errors = process.communicate()[1]
     assert process.returncode == status
     assert "Traceback" not in errors
-    assert f"go on with: python scripts/train.py --resume {tmp_path / 'x'}" in errors.splitlines()[-1]
+    assert f"continue with: python scripts/train.py --resume {tmp_path / 'x'}" in errors.splitlines()[-1]
     assert vae.load(tmp_path / "x").latent_dim == 3

@@ -708,7 +708,7 @@ def test_codes_reconstructions_and_samples_are_the_models(runs, tmp_path, drawn)
 def test_curves_say_which_run_is_no_density(runs, tmp_path, drawn, capsys):
     assert plot.main_curves([str(runs / "d2"), str(runs / "grey"), "--out", str(tmp_path)]) == 0
     assert list(drawn["curves"][0][0][0]) == ["d2", "grey (no density)"]
-    assert "do not compare" in capsys.readouterr().err
+    assert "are not comparable" in capsys.readouterr().err
     assert plot.main_curves([str(runs / "grey"), "--out", str(tmp_path)]) == 0
     assert "no density" in drawn["curves"][1][0][1]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae.data.pixels import draw, expand
-from vae.data.sets import Split
+from vae.data.splits import Split
 from vae.distributions import support_of
 from vae.errors import UsageError
 from vae.randomness import Streams, permutation

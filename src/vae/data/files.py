@@ -5,6 +5,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,21 +18,40 @@ from vae.errors import DataError
 
 Array = NDArray[Any]
 
-# torchvision checks what it downloads, and reads the unpacked files without a look; so their sums stand here.
-RAW_SHA256 = {
-    "MNIST": {
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A data set of torchvision: its name there, and its files below the root."""
+
+    name: str
+    # What is read. torchvision checks what it downloads, but not what it has unpacked; the SHA-256 of that is here.
+    files: Mapping[str, str | None]
+    archives: tuple[str, ...]  # what is downloaded, as patterns
+
+
+MNIST = Torchvision(
+    "MNIST",
+    {
+        "MNIST/raw/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "MNIST/raw/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "MNIST/raw/t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "MNIST/raw/t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     },
-    "FashionMNIST": {
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ("MNIST/raw/*.gz",),
+)
+FASHION_MNIST = Torchvision(
+    "FashionMNIST",
+    {
+        "FashionMNIST/raw/train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "FashionMNIST/raw/train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "FashionMNIST/raw/t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "FashionMNIST/raw/t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
-}
+    ("FashionMNIST/raw/*.gz",),
+)
+CIFAR10 = Torchvision("CIFAR10", {"cifar-10-batches-py": None}, ("cifar-10-python.tar.gz",))
+_MATS = ("train_32x32.mat", "test_32x32.mat")
+SVHN = Torchvision("SVHN", dict.fromkeys(_MATS), _MATS)
 FREY_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the array (1965, 28, 20) uint8
 
 
@@ -47,46 +68,21 @@ def torchvision_datasets() -> ModuleType:
     return datasets
 
 
-def read_torchvision(name: str, root: Path) -> list[tuple[Array, Array]]:
-    """[(images, labels) of the training split, of the test split] of MNIST, FashionMNIST, CIFAR10 or SVHN.
+def read_torchvision(source: Torchvision, root: Path) -> list[tuple[Array, Array]]:
+    """[(images, labels) of the training split, of the test split], as torchvision has them.
 
     What is missing is downloaded into a folder of its own, checked, and only then moved to its place, so that a
     download that breaks off leaves nothing that looks whole.
     """
-    dataset = getattr(torchvision_datasets(), name)
-    if not _present(name, root):
-        _download(dataset, name, root)
-    _check_raw(name, root)
+    dataset = getattr(torchvision_datasets(), source.name)
+    if not all((root / file).exists() for file in source.files):
+        _download(dataset, source, root)
+    _check_raw(source, root)
     try:
         splits = [_open(dataset, root, train) for train in (True, False)]
     except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise DataError(f"{root}: the files of {name} cannot be read ({error}); {_mend(name, root)}") from None
-    return [(np.asarray(s.data), np.asarray(s.labels if name == "SVHN" else s.targets)) for s in splits]
-
-
-# Where torchvision looks below the root, and what of it belongs to a data set.
-_PLACES = {
-    "MNIST": ("MNIST",),
-    "FashionMNIST": ("FashionMNIST",),
-    "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
-}
-
-
-_ARCHIVES = {
-    "MNIST": "MNIST/raw/*.gz",
-    "FashionMNIST": "FashionMNIST/raw/*.gz",
-    "CIFAR10": "cifar-10-python.tar.gz",
-    "SVHN": "*_32x32.mat",
-}
-
-
-def _present(name: str, root: Path) -> bool:
-    if name in RAW_SHA256:
-        return all((root / name / "raw" / file).exists() for file in RAW_SHA256[name])
-    if name == "SVHN":
-        return all((root / file).exists() for file in _PLACES[name])
-    return (root / _PLACES[name][0]).is_dir()
+        raise DataError(f"{root}: the files of {source.name} cannot be read ({error}); {_mend(source, root)}") from None
+    return [(np.asarray(s.data), np.asarray(s.labels if source is SVHN else s.targets)) for s in splits]
 
 
 def _open(dataset: Any, root: Path, train: bool, download: bool = False) -> Any:
@@ -95,18 +91,18 @@ def _open(dataset: Any, root: Path, train: bool, download: bool = False) -> Any:
     return dataset(root, train=train, download=download)
 
 
-def _download(dataset: Any, name: str, root: Path) -> None:
+def _download(dataset: Any, source: Torchvision, root: Path) -> None:
     made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
             scratch = Path(folder)
-            for archive in root.glob(_ARCHIVES.get(name, "nothing")):  # what is there already need not come again
+            for archive in (path for pattern in source.archives for path in root.glob(pattern)):  # need not come again
                 (scratch / archive.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(archive, scratch / archive.relative_to(root))
             for train in (True, False):
                 _open(dataset, scratch, train, download=True)
-            _check_raw(name, scratch)
+            _check_raw(source, scratch)
             for file in [p for p in scratch.rglob("*") if p.is_file()]:
                 target = root / file.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,24 +113,24 @@ def _download(dataset: Any, name: str, root: Path) -> None:
                 root.rmdir()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{root}: {name} is not there and could not be downloaded ({reason}); put its files there, or point "
+            f"{root}: {source.name} is not there and could not be downloaded ({reason}); put its files there, or point "
             "data.root or VAE_DATA at the folder that has them, or use data.name=digits, which needs no file"
         ) from None
 
 
-def _check_raw(name: str, root: Path) -> None:
-    for file, sha256 in RAW_SHA256.get(name, {}).items():
-        path = root / name / "raw" / file
+def _check_raw(source: Torchvision, root: Path) -> None:
+    for path, sha256 in ((root / file, sha256) for file, sha256 in source.files.items() if sha256 is not None):
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}; {_mend(name, root)}") from None
+            raise DataError(f"{path}: cannot be read: {error.strerror}; {_mend(source, root)}") from None
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise DataError(f"{path}: the file is truncated or altered (its SHA-256 is wrong); {_mend(name, root)}")
+            raise DataError(f"{path}: the file is truncated or altered (its SHA-256 is wrong); {_mend(source, root)}")
 
 
-def _mend(name: str, root: Path) -> str:
-    return f"delete {' and '.join(str(root / place) for place in _PLACES[name])} to have it fetched again"
+def _mend(source: Torchvision, root: Path) -> str:
+    places = dict.fromkeys(root / Path(file).parts[0] for file in (*source.files, *source.archives))
+    return f"delete {' and '.join(map(str, places))} to have it fetched again"
 
 
 def read_frey(root: Path) -> Array:

@@ -1,12 +1,12 @@
-"""The table of data sets, and how one becomes training, validation and test splits."""
+"""How a data set becomes training, validation and test splits, and the settings that say so."""
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,171 +14,11 @@ from torch import Tensor
 
 from vae.config import read
 from vae.data import files
+from vae.data.datasets import DATASETS, Raw
 from vae.data.pixels import PIXELS, binarize, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError
-from vae.randomness import derive
-from vae.schema import Count, Index, Interval, OneOf, OptionsOf
-
-Side = Annotated[int, Interval(1, 10_000)]
-
-# ------------------------------------------------------------------------------------- what a reader gives
-
-
-class Raw(NamedTuple):
-    """A data set as read: its training and test splits, and the rule that made them.
-
-    `index_*` are the places of the data in the file where the split does not keep its order; `gap` data are left out
-    between training and validation, where neighbours are alike.
-    """
-
-    x_train: Any  # (N, *shape) uint8 or float
-    x_test: Any
-    y_train: Any | None
-    y_test: Any | None
-    rule: str
-    classes: tuple[str, ...] = ()
-    index_train: Any | None = None
-    index_test: Any | None = None
-    gap: int = 0
-
-
-def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int, **more: Any) -> Raw:
-    """A seeded permutation, of which the last `test_size` are for testing."""
-    if not 0 < test_size < len(x):
-        raise DataError(f"data.test_size: {test_size} test data of {len(x)} in all leave nothing to train on")
-    order = np.random.default_rng(derive(seed, "split")).permutation(len(x))
-    train, test = order[:-test_size], order[-test_size:]
-    y_train, y_test = (None, None) if y is None else (y[train], y[test])
-    rule = f"{test_size} of {len(x)} drawn at random (data.seed {seed}) to test"
-    return Raw(x[train], x[test], y_train, y_test, rule, index_train=train, index_test=test, **more)
-
-
-def _torchvision(name: str, classes: tuple[str, ...] = ()) -> Callable[..., Raw]:
-    def load(root: Path, seed: int) -> Raw:
-        (x_train, y_train), (x_test, y_test) = files.read_torchvision(name, root)
-        if name == "CIFAR10":  # (N, H, W, C); SVHN is (N, C, H, W) already
-            x_train, x_test = x_train.transpose(0, 3, 1, 2), x_test.transpose(0, 3, 1, 2)
-        elif name != "SVHN":
-            x_train, x_test = x_train[:, None], x_test[:, None]
-        rule = f"the published split, {len(x_train)} to train and {len(x_test)} to test"
-        return Raw(x_train, x_test, y_train, y_test, rule, classes=classes)
-
-    load.__doc__ = f"{name} through torchvision: downloaded if missing, checked."
-    return load
-
-
-_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
-_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def _frey_face(
-    root: Path,
-    seed: int,
-    *,
-    split: Literal["random", "block"] = "random",
-    test_size: Count = 465,
-    gap: Index = 30,
-) -> Raw:
-    """1965 frames of a face in a video, 28 x 20, no labels.
-
-    Frames that follow one another are nearly equal. `random` is the split that the curves of Kingma & Welling 2013
-    point to: test frames have neighbours in training. `block` tests on the last frames and leaves out the `gap` frames
-    before them (and as many between training and validation), so that no such frame has a near neighbour in training.
-    """
-    faces = files.read_frey(root)[:, None]
-    if split == "random":
-        return _seeded_split(faces, None, test_size, seed)
-    first = len(faces) - test_size
-    if first - gap < 1:
-        raise DataError(f"data.test_size: {test_size} and data.gap {gap} leave no frame to train on, of {len(faces)}")
-    rule = f"the last {test_size} frames to test, the {gap} before them left out"
-    index = np.arange(first, len(faces))
-    return Raw(faces[: first - gap], faces[first:], None, None, rule, index_test=index, gap=gap)
-
-
-def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
-    """scikit-learn's 1797 handwritten digits, 8 x 8, 17 grey levels; embedded, so it needs no file."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = digits.images.astype(np.uint8)[:, None]
-    return _seeded_split(x, digits.target, test_size, seed)
-
-
-def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
-    """Your own arrays: x_train and x_test, or x alone (a seeded tenth to test); labels y_train, y_test, y.
-
-    Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, in whatever type they are saved.
-    """
-    return _from_arrays(files.read_npz(Path(path)), path, seed, test_size)
-
-
-def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | None) -> Raw:
-    """Splits from the arrays of an .npz file, checked."""
-    if "x_train" in arrays and "x_test" in arrays:
-        if test_size is not None:
-            raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
-        if "y" in arrays:
-            raise DataError(f"{path}: holds y beside x_train and x_test; name the labels y_train and y_test")
-        pairs = [(arrays[f"x_{s}"], arrays.get(f"y_{s}")) for s in ("train", "test")]
-        checked = [files.checked(x, y, f"{path}: x_{s}") for (x, y), s in zip(pairs, ("train", "test"), strict=True)]
-        (x_train, y_train), (x_test, y_test) = checked
-        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
-            raise DataError(
-                f"{path}: x_train is {x_train.dtype} {x_train.shape} and x_test is {x_test.dtype} {x_test.shape}; "
-                "a datum must have the same shape and type in both"
-            )
-        return Raw(x_train, x_test, y_train, y_test, "the file's own x_train and x_test")
-    if "x" in arrays:
-        x, y = files.checked(arrays["x"], arrays.get("y"), f"{path}: x")
-        return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed)
-    raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
-
-
-def _loader(root: Path, seed: int) -> Raw:
-    """Your own DataLoader; from Python only: vae.fit(model, loader)."""
-    raise UsageError(
-        "data.name: loader stands for a DataLoader of the user's own, which no config can build; give the data of such "
-        "a run by --data FILE.npz (holding x_test, or x), or the loader itself, from Python"
-    )
-
-
-def _folder(
-    root: Path,
-    seed: int,
-    *,
-    path: str,
-    size: tuple[Side, Side] | Side | None = None,
-    test_size: Count | None = None,
-) -> Raw:
-    """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
-    sides = (size, size) if isinstance(size, int) else size
-    x, y, classes = files.read_folder(Path(path), sides)
-    return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed, classes=tuple(classes))
-
-
-# A row reads a data set: (root, seed, *, its options) -> Raw. The shapes that are known before reading stand below.
-DATASETS: dict[str, Callable[..., Raw]] = {
-    "mnist": _torchvision("MNIST"),
-    "fashion_mnist": _torchvision("FashionMNIST", _CLOTHES),
-    "cifar10": _torchvision("CIFAR10", _CIFAR),
-    "svhn": _torchvision("SVHN"),
-    "frey_face": _frey_face,
-    "digits": _digits,
-    "npz": _npz,
-    "folder": _folder,
-    "loader": _loader,
-}
-IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
-    "mnist": (1, 28, 28),
-    "fashion_mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "svhn": (3, 32, 32),
-    "frey_face": (1, 28, 20),
-    "digits": (1, 8, 8),
-}
-GREY_LEVELS = {"digits": 17}  # of the data sets of bytes; 256 where none stands here
+from vae.schema import Count, Index, OneOf, OptionsOf
 
 # ------------------------------------------------------------------------------------- settings
 
@@ -194,11 +34,9 @@ class DataSettings:
 
     name: Annotated[str, OneOf(DATASETS), "which data set; its own options stand beside it"]
     root: Annotated[str | None, "the folder of the data; else $VAE_DATA, else data/"] = None
-    pixels: Annotated[
-        str,
-        OneOf(PIXELS),
-        "grey intensities, discrete levels, or binary: by threshold, once, anew",
-    ] = "grey"
+    pixels: Annotated[str, OneOf(PIXELS), "grey intensities, discrete levels, or binary: by threshold, once, anew"] = (
+        "grey"
+    )
     train_size: Annotated[Count | None, "how many to train on; without it, the whole training split"] = None
     validation_size: Annotated[Index, "how many of the rest of the training split to validate on"] = 0
     train_from: Annotated[Literal["start", "end"], "the end of the file's training split that is trained on"] = "start"
@@ -234,10 +72,7 @@ class Split:
         return len(self.x)
 
     def images(
-        self,
-        rows: slice | Tensor = slice(None),
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
+        self, rows: slice | Tensor = slice(None), dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> Tensor:
         """Images, on [0, 1] where the data are grey or binary; bytes travel to the device as bytes."""
         return expand(self.x[rows].to(device), self.scale, dtype)
@@ -332,7 +167,7 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     if size < 1 or size + gap + held > total:
         wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
         raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
-    scale = GREY_LEVELS.get(settings.name, 256) - 1.0 if x.dtype == torch.uint8 else 1.0
+    scale = DATASETS[settings.name].grey_levels - 1.0 if x.dtype == torch.uint8 else 1.0
     first = 0 if settings.train_from == "start" else total - size
     train_rows = slice(first, first + size)
     start = size + gap if settings.train_from == "start" else first - gap - held
@@ -362,7 +197,8 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     test = part(x_test, y_test, raw.index_test, slice(None), "test")
     judged = kind_of(*(split for split in (train, validation, test) if split is not None))
     kind: Kind = "levels" if settings.pixels == "levels" else judged
-    return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, raw.classes)
+    classes = raw.classes or DATASETS[settings.name].classes
+    return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, classes)
 
 
 def kind_of(*splits: Split) -> Kind:
@@ -389,7 +225,7 @@ def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSett
         raise DataError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; to evaluate on it, it needs x_test or x"
         )
-    largest = GREY_LEVELS.get(settings.name, 256) - 1
+    largest = DATASETS[settings.name].grey_levels - 1
     x, y = files.checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}", largest)
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, and the model was trained on {shape}")

@@ -197,10 +197,12 @@ def test_bytes_of_a_users_file_are_on_the_scale_of_the_runs_data(tmp_path, pixel
 
 def test_bytes_above_the_scale_of_the_runs_data_are_refused(tmp_path):
     path, settings = npz(tmp_path, x=np.full((2, 8, 8), 17, np.uint8)), vae.load_data("digits").settings
-    sentence = r"own\.npz: x: has bytes up to 17, and those that the model was trained on run from 0 to 16; .*as floats on \[0, 1\]"
+    sentence = (
+        r"own\.npz: x: has bytes up to 17, but those that the model was trained on go up to 16; .*as floats on \[0, 1\]"
+    )
     with pytest.raises(DataError, match=sentence):
         vae.data.read_user_split(path, (1, 8, 8), settings)
-    with pytest.raises(DataError, match=r"x: bytes are divided by 16, and these are 0 and 1 only"):
+    with pytest.raises(DataError, match=r"x: bytes are divided by 16, but these are 0 and 1 only"):
         vae.data.read_user_split(npz(tmp_path, x=np.eye(8, dtype=np.uint8)[None]), (1, 8, 8), settings)
 
 
@@ -244,7 +246,7 @@ def test_a_loader_must_give_floats():
     off = torch.utils.data.DataLoader(torch.rand(4, 3), batch_size=2)
     with pytest.raises(UsageError, match=r"the likelihood's support is levels_17: 0, 1/16, 2/16, \.\.\., 1"):
         list(Loader(off, (3,), "levels_17", CPU, torch.float32).epoch(0, 0, Streams(0, CPU)))
-    with pytest.raises(UsageError, match="must know its length"):
+    with pytest.raises(UsageError, match="must have a length"):
         Loader(iter([]), (3,), "real", CPU, torch.float32)
 
 
@@ -282,7 +284,7 @@ OBJECTS = np.array([{"a": 1}], dtype=object)
         ({"x": (GREYS > 9).astype(np.uint8)}, "these are 0 and 1 only"),
         ({"x": np.zeros((5, 32, 32, 3), np.uint8)}, "channels last"),
         ({"x": GREYS, "y": np.arange(29)}, "30 data and labels of shape"),
-        ({"x": GREYS, "y": np.ones(30)}, "one whole number a datum"),
+        ({"x": GREYS, "y": np.ones(30)}, "one whole number per datum"),
         ({"x_train": GREYS, "x_test": GREYS[:, :5]}, "a datum must have the same shape"),
         ({"x_train": GREYS, "x_test": GREYS / 255.0}, "a datum must have the same shape and type"),
         ({"x": GREYS[:1]}, "leave nothing to train on"),

@@ -461,23 +461,23 @@ def own_data(tmp_path, values):
         (
             [0.0, 0.5],
             {"name": "negative_binomial"},
-            r"negative_binomial needs 0, 1, 2, \.\.\., and the data of npz are grey, on \[0, 0\.5\]; likelihoods that "
+            r"negative_binomial needs 0, 1, 2, \.\.\., but the data of npz are grey, on \[0, 0\.5\]; likelihoods that "
             "fit: grey_cross_entropy, gaussian, continuous_bernoulli, categorical, discretized_logistic$",
         ),
         (
             [0, 1, 7],
             {"name": "continuous_bernoulli"},
-            "continuous_bernoulli needs 0 to 1, and the data of npz are counts; likelihoods that fit: gaussian, "
+            "continuous_bernoulli needs 0 to 1, but the data of npz are counts; likelihoods that fit: gaussian, "
             "negative_binomial$",
         ),
-        ([0, 7], {"name": "categorical"}, r"categorical needs 0, 1/255, 2/255, \.\.\., 1, and .* are counts"),
+        ([0, 7], {"name": "categorical"}, r"categorical needs 0, 1/255, 2/255, \.\.\., 1, but .* are counts"),
         (
             [0.0, 0.3, 1.0],
             {"name": "categorical"},
-            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and the data of npz contain 0\.3; "
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, but the data of npz contain 0\.3; "
             "model.likelihood.levels=11 fits them",
         ),
-        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they are on no grid of up to 256 levels"),
+        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "no grid of up to 256 levels fits them"),
     ],
 )
 def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, message):

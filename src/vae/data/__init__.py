@@ -1,7 +1,6 @@
-"""Data sets as resident tensors.
+"""Data sets as tensors in memory.
 
-`datasets`: what there is; `files`: how it is read; `splits`: how it is split; `pixels`: what a pixel means; `batches`:
-in which order the data come.
+`datasets` is the table of them, `files` reads them, `splits` and `pixels` prepare them, and `batches` orders them.
 """
 
 from vae.data.batches import Loader, Resident

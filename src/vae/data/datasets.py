@@ -1,4 +1,4 @@
-"""The table of data sets: a row for each, with its reader and what is known of it before it is read."""
+"""The table of data sets: a row for each, with its reader and what is known before reading."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ Side = Annotated[int, Interval(1, 10_000)]
 class Raw(NamedTuple):
     """A data set as read: its training and test splits, and the rule that made them.
 
-    `index_*` are the places of the data in the file where the split does not keep its order; `gap` data are left out
-    between training and validation, where neighbours are alike.
+    `index_*` are the places of the data in the file, None if the split keeps its order; `gap` data are left out
+    between training and validation, if neighbours are alike.
     """
 
     x_train: Any  # (N, *shape) uint8 or float
@@ -39,10 +39,10 @@ class DatasetRow:
     """A data set as a row of the table: the keyword-only parameters of its reader are its options."""
 
     read: Callable[..., Raw]  # (root, seed, *, its options)
-    shape: tuple[int, int, int] | None = None  # of a datum; None if only reading the data tells
+    shape: tuple[int, int, int] | None = None  # of a datum; None if known only after reading
     grey_levels: int = 256  # of a byte
     classes: tuple[str, ...] = ()  # if the files do not name them
-    torchvision: str | None = None  # its name there
+    torchvision: str | None = None  # its name in torchvision
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.read, include_extras=True)
@@ -105,7 +105,7 @@ def _frey_face(
 
 
 def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
-    """scikit-learn's 1797 handwritten digits, 8 x 8, 17 grey levels; embedded, so it needs no file."""
+    """scikit-learn's 1797 handwritten digits, 8 x 8, 17 grey levels; no file needed."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -114,9 +114,9 @@ def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
 
 
 def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
-    """Your own arrays: x_train and x_test, or x alone (a seeded tenth to test); labels y_train, y_test, y.
+    """Your own arrays: x_train and x_test, or x alone (a random tenth is the test split); labels y_train, y_test, y.
 
-    Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, in whatever type they are saved.
+    Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, whatever their type.
     """
     arrays = files.read_npz(Path(path))
     if "x_train" in arrays and "x_test" in arrays:

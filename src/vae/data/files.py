@@ -1,4 +1,4 @@
-"""Readers of data files. Each checks what it reads; a DataError says what is wrong, where, and how to mend it."""
+"""Readers of data files. Each checks what it reads, and raises a DataError with the place, the fault and the remedy."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ class Torchvision:
     """A data set of torchvision: its name there, and its files below the root."""
 
     name: str
-    # What is read. torchvision checks what it downloads, but not what it has unpacked; the SHA-256 of that is here.
+    # What is read, with the SHA-256 of files that torchvision does not check: those that it unpacked earlier.
     files: Mapping[str, str | None]
     archives: tuple[str, ...]  # what is downloaded, as patterns
 
@@ -56,14 +56,14 @@ FREY_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
 
 
 def torchvision_datasets() -> ModuleType:
-    """torchvision's data sets; imported here alone, and only when one is asked for."""
+    """torchvision's data sets; imported only here, and only when one is needed."""
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"torchvision cannot be imported ({reason}); install the torchvision build that matches torch, or use one "
-            "of the data sets that do without it: digits, frey_face, npz, folder"
+            "of the data sets that do not need it: digits, frey_face, npz, folder"
         ) from None
     return datasets
 
@@ -71,8 +71,8 @@ def torchvision_datasets() -> ModuleType:
 def read_torchvision(source: Torchvision, root: Path) -> list[tuple[Array, Array]]:
     """[(images, labels) of the training split, of the test split], as torchvision has them.
 
-    What is missing is downloaded into a folder of its own, checked, and only then moved to its place, so that a
-    download that breaks off leaves nothing that looks whole.
+    Missing files are downloaded into a temporary folder, checked, and only then moved into place, so that an
+    interrupted download leaves nothing that looks complete.
     """
     dataset = getattr(torchvision_datasets(), source.name)
     if not all((root / file).exists() for file in source.files):
@@ -97,7 +97,7 @@ def _download(dataset: Any, source: Torchvision, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
             scratch = Path(folder)
-            for archive in (path for pattern in source.archives for path in root.glob(pattern)):  # need not come again
+            for archive in (path for pattern in source.archives for path in root.glob(pattern)):  # downloaded already
                 (scratch / archive.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(archive, scratch / archive.relative_to(root))
             for train in (True, False):
@@ -130,7 +130,7 @@ def _check_raw(source: Torchvision, root: Path) -> None:
 
 def _mend(source: Torchvision, root: Path) -> str:
     places = dict.fromkeys(root / Path(file).parts[0] for file in (*source.files, *source.archives))
-    return f"delete {' and '.join(map(str, places))} to have it fetched again"
+    return f"delete {' and '.join(map(str, places))} to download it again"
 
 
 def read_frey(root: Path) -> Array:
@@ -142,7 +142,7 @@ def read_frey(root: Path) -> Array:
     if not path.exists():
         raise DataError(f"{path}: no such file; {source}; put it there, or point data.root or VAE_DATA elsewhere")
     try:
-        faces = loadmat(path)["ff"].T.reshape(-1, 28, 20)  # ff is (560, 1965): one column a frame
+        faces = loadmat(path)["ff"].T.reshape(-1, 28, 20)  # ff is (560, 1965): one column per frame
     except Exception as error:
         raise DataError(f"{path}: cannot be read as a MATLAB file with an array ff ({error}); {source}") from None
     if hashlib.sha256(np.ascontiguousarray(faces).tobytes()).hexdigest() != FREY_SHA256:
@@ -155,7 +155,7 @@ def read_npz(path: Path) -> dict[str, Array]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: this is one array; save it with numpy.savez(path, x=array)")
+            raise DataError(f"{path}: this is a single array; save it with numpy.savez(path, x=array)")
         with archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
@@ -163,15 +163,14 @@ def read_npz(path: Path) -> dict[str, Array]:
     except DataError:
         raise
     except Exception as error:
-        reason = (
-            "it is no archive, or holds pickled objects" if "pickle" in str(error) else str(error).partition("\n")[0]
-        )
+        pickled = "it is not an archive, or it holds pickled objects"
+        reason = pickled if "pickle" in str(error) else str(error).partition("\n")[0]
         raise DataError(
             f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez"
         ) from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise DataError(f"{path}: {name} is no array; write the file with numpy.savez")
+            raise DataError(f"{path}: {name} is not an array; write the file with numpy.savez")
     return arrays
 
 
@@ -186,16 +185,16 @@ def checked(x: Any, y: Any | None, place: str, largest: int = 255) -> tuple[Any,
     if x.dtype == np.uint8:
         if x.max() == 1:
             raise DataError(
-                f"{place}: bytes are divided by {largest}, and these are 0 and 1 only; save binary data as bool or "
+                f"{place}: bytes are divided by {largest}, but these are 0 and 1 only; save binary data as bool or "
                 "float32"
             )
         if x.max() > largest:
             raise DataError(
-                f"{place}: has bytes up to {x.max()}, and those that the model was trained on run from 0 to {largest}; "
+                f"{place}: has bytes up to {x.max()}, but those that the model was trained on go up to {largest}; "
                 "save grey levels on that scale, or as floats on [0, 1]"
             )
     elif x.dtype == bool or np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
             x = x.astype(np.float32)
         if not np.isfinite(x).all():
             bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
@@ -210,7 +209,7 @@ def checked(x: Any, y: Any | None, place: str, largest: int = 255) -> tuple[Any,
     else:
         raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats or counts")
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
-        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number a datum")
+        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number per datum")
     return (x[:, None] if x.ndim == 3 else x), None if y is None else y.astype(np.int64)
 
 
@@ -218,10 +217,10 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 
 def _eight_bits(image: Any) -> Any:
-    """A picture as grey levels (L) or RGB of 8 bits; ValueError where its pixels have no stated range."""
+    """A picture as grey levels (L) or RGB of 8 bits; ValueError if its pixels have no stated range."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)  # as a person sees it, not as the camera held it
+    image = ImageOps.exif_transpose(image)  # upright, however the camera was held
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no stated range; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):  # 65535 / 257 = 255

@@ -1,4 +1,4 @@
-"""How a data set becomes training, validation and test splits, and the settings that say so."""
+"""Data sets, split for training, validation and test as the settings ask."""
 
 import hashlib
 import math
@@ -27,20 +27,20 @@ from vae.schema import Count, Index, OneOf, OptionsOf
 class DataSettings:
     """Which data, how a pixel is read, and which of them to train on.
 
-    `train_from: end` trains on the last `train_size` of the file's training split instead of the first; validation data
-    are the rest's nearest. `seed` makes random splits and static pixels; it is not train.seed, so that runs of several
-    seeds see the same data.
+    `train_from: end` trains on the last `train_size` of the file's training split instead of the first; the validation
+    data are those next to them. `seed` is for random splits and static pixels; it is not train.seed, so that runs with
+    different seeds see the same data.
     """
 
-    name: Annotated[str, OneOf(DATASETS), "which data set; its own options stand beside it"]
+    name: Annotated[str, OneOf(DATASETS), "which data set; its own options go beside it"]
     root: Annotated[str | None, "the folder of the data; else $VAE_DATA, else data/"] = None
     pixels: Annotated[str, OneOf(PIXELS), "grey intensities, discrete levels, or binary: by threshold, once, anew"] = (
         "grey"
     )
     train_size: Annotated[Count | None, "how many to train on; without it, the whole training split"] = None
     validation_size: Annotated[Index, "how many of the rest of the training split to validate on"] = 0
-    train_from: Annotated[Literal["start", "end"], "the end of the file's training split that is trained on"] = "start"
-    seed: Annotated[Index, "of random splits and static pixels"] = 0
+    train_from: Annotated[Literal["start", "end"], "which end of the file's training split to train on"] = "start"
+    seed: Annotated[Index, "for random splits and static pixels"] = 0
     options: Annotated[Mapping[str, Any], OptionsOf(DATASETS)] = None  # type: ignore[assignment]
 
 
@@ -58,8 +58,8 @@ Kind = Literal["binary", "grey", "levels", "counts", "real"]
 class Split:
     """Data of one split, resident: `x` (N, *shape) as stored, `y` (N,) labels or None, `index` (N,) places in the file.
 
-    Bytes stay bytes (a quarter of the traffic) and are divided by `scale` when used. Where `dynamic`, x holds
-    intensities, and a training step draws binary pixels from them anew.
+    Bytes stay bytes (a quarter of the traffic) and are divided by `scale` when used. If `dynamic`, x holds
+    intensities, and each training step draws binary pixels from them anew.
     """
 
     x: Tensor
@@ -74,7 +74,7 @@ class Split:
     def images(
         self, rows: slice | Tensor = slice(None), dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> Tensor:
-        """Images, on [0, 1] where the data are grey or binary; bytes travel to the device as bytes."""
+        """Images, on [0, 1] if the data are grey or binary; bytes are moved to the device as bytes."""
         return expand(self.x[rows].to(device), self.scale, dtype)
 
     @property
@@ -96,7 +96,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split. `kind` is judged by the values (and pixels: levels); `rule` says how the splits were made."""
+    """A data set, split. `kind` follows from the values, or from pixels: levels; `rule` is how the splits were made."""
 
     settings: DataSettings
     shape: tuple[int, ...]
@@ -118,7 +118,7 @@ class Data:
         return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
 
     def sha256(self) -> str:
-        """SHA-256 of all that training and selection see."""
+        """SHA-256 of the training and validation data."""
         digest = hashlib.sha256()
         for split in (self.train, self.validation):
             if split is not None:
@@ -128,11 +128,11 @@ class Data:
         return digest.hexdigest()
 
     def evaluation_split(self, name: str, limit: int | None = None) -> Split:
-        """train, validation or test, or its first data, with pixels that do not change from one look to the next."""
+        """train, validation or test, or its first `limit` data, with pixels that are the same at each call."""
         split: Split | None = {"train": self.train, "validation": self.validation, "test": self.test}[name]
         if split is None:
             raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
-        split = split.first(limit)  # before pixels are drawn, since a datum's draw depends on its index alone
+        split = split.first(limit)  # before pixels are drawn: the draw of a datum depends on its index alone
         return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
 
 
@@ -144,8 +144,8 @@ def _fixed(split: Split, name: str, settings: DataSettings) -> Split:
 def load_data(name: str | DataSettings, **settings: Any) -> Data:
     """A data set of the table, read, checked, split and with its pixels treated.
 
-    `load_data("digits", pixels="static")`; the keywords are the settings of the data block of a config, options of the
-    set among them. DataError where a file is missing or altered, or a size does not fit.
+    `load_data("digits", pixels="static")`; the keywords are the settings of the data block of a config, with the
+    options of the set. DataError if a file is missing or altered, or a size does not fit.
     """
     if not isinstance(name, str | DataSettings):
         raise UsageError(f"load_data takes the name of a data set, not {name!r}; there are {', '.join(DATASETS)}")
@@ -182,7 +182,7 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
             low, high = x.min().item(), x.max().item()
             does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
             raise DataError(
-                f"data.pixels: {settings.pixels} {does} on [0, 1], and the values of {settings.name} "
+                f"data.pixels: {settings.pixels} {does} on [0, 1], but the values of {settings.name} "
                 f"lie on [{low:g}, {high:g}]; use pixels: grey"
             )
         if settings.pixels == "levels":
@@ -215,9 +215,9 @@ def kind_of(*splits: Split) -> Kind:
 
 
 def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
-    """The data of an .npz file to evaluate on: its x_test, or x, with grey scale and pixel treatment of the settings.
+    """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
-    DataError where a datum is not of the shape, or bytes lie above the scale.
+    DataError if a datum has another shape, or a byte is above the scale.
     """
     arrays = files.read_npz(Path(path))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
@@ -228,7 +228,7 @@ def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSett
     largest = DATASETS[settings.name].grey_levels - 1
     x, y = files.checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}", largest)
     if x.shape[1:] not in (shape, (math.prod(shape),)):
-        raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, and the model was trained on {shape}")
+        raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, but the model was trained on {shape}")
     labels = None if y is None else torch.from_numpy(y).long()
     scale = float(largest) if x.dtype == np.uint8 else 1.0
     split = Split(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *shape), labels, torch.arange(len(x)), scale)

@@ -461,7 +461,7 @@ WRONG = [
         "set objective.name to sgvb_b",
     ),
     (train, ["--resume", "{d}/nothing"], "no such run directory"),
-    (train, ["--resume", "{t}"], "no run directory (it has no config.yaml)"),
+    (train, ["--resume", "{t}"], "is not a run directory (it has no config.yaml)"),
     (train, ["--resume", "{d}/d2", "--set", "model.latent_dim=3"], "model.latent_dim cannot change in a resumed run"),
     (train, ["--resume", "{d}/d2", "--out", "{t}"], "it takes no --out"),
     (evaluate, [], "the following arguments are required: RUN"),
@@ -493,7 +493,7 @@ WRONG = [
     (main_manifold, ["{d}/d2", "--range", "-1"], "'-1' is no number greater than 0"),
     (main_tsne, ["{d}/d4", "--limit", "3"], "t-SNE needs at least 4 data"),
     (main_reconstructions, ["{d}/d2", "{d}/grey"], "was trained on other data"),
-    (main_curves, ["{t}"], "no run directory"),
+    (main_curves, ["{t}"], "is not a run directory"),
     (main_samples, ["{d}/d2", "--count", "0"], "'0' is no whole number of at least 1"),
 ]
 

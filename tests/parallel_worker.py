@@ -18,7 +18,7 @@ from vae.training.run import train
 
 
 def run(raw, out):
-    return finished(train(read_settings(raw), out, resume=True, verbose=False)[0])
+    return finished(train(read_settings(raw), out, resume=True, verbose=False))
 
 
 def fit(raw, out):

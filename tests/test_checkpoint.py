@@ -11,7 +11,7 @@ from safetensors import safe_open
 import vae
 from vae.errors import CheckpointError, UsageError
 from vae.training import checkpoint
-from vae.training.opened import open_run
+from vae.training.loading import load_run
 
 TENSORS = {
     "a.weight": torch.randn(3, 4),
@@ -183,7 +183,7 @@ def test_a_run_opens_from_its_checkpoint_alone(run):
     model = vae.load(run)
     assert not model.training
     assert model.latent_dim == 2
-    opened = open_run(run)
+    opened = load_run(run)
     assert (opened.checkpoint, opened.step) == ("last", 2)
     with pytest.raises(CheckpointError, match="has no checkpoint best, only last"):
         vae.load(run, checkpoint="best")

@@ -54,7 +54,7 @@ def test_training_ends_with_an_evaluation_and_the_figures_that_suit(folder):
     common = ("curves", "reconstructions", "samples")
     assert figures(folder / "d2") == both(*common, "manifold", "manifold_quantiles", "codes")
     assert figures(folder / "d4") == both(*common, "tsne")
-    record = json.loads((folder / "d2" / "evaluation.json").read_text())
+    record = json.loads((folder / "d2" / "evaluations" / "test.json").read_text())
     assert record["elbo"]["n"] == 297
     splits = {json.loads(line)["split"] for line in (folder / "d2" / "metrics.jsonl").read_text().splitlines()}
     assert splits == {"train", "validation", "test"}
@@ -104,6 +104,58 @@ def test_evaluate_splits_limits_saves_and_takes_a_file(folder, capsys, tmp_path)
     assert json.loads(capsys.readouterr().out)["elbo"]["n"] == 5
 
 
+# what evaluate.py is asked, and the file of the run that keeps the answer
+KEPT = {
+    "": "test",
+    "--batch-size 50": "test",
+    "--seed 0 --num-samples 1 --checkpoint best": "test",
+    "--split validation": "validation",
+    "--split train": "train",
+    "--split train --limit 9": "train_limit-9",
+    "--seed 3": "test_seed-3",
+    "--num-samples 5": "test_samples-5",
+    "--checkpoint last": "test_checkpoint-last",
+    "--log-likelihood is --limit 3 --seed 3 --num-samples 20": "test_limit-3_seed-3_is-20",
+    "--log-likelihood quadrature --limit 2": "test_limit-2_quadrature",
+    "--log-likelihood ais --limit 2 --num-samples 3 --chains 4 --start prior": "test_limit-2_ais-3_chains-4_start-prior",
+    "--gaps --limit 1 --num-samples 20": "test_limit-1_gaps-20",
+    "--self-check --limit 2 --num-samples 3": "test_limit-2_self-check-3",
+    "--representation --limit 60": "test_limit-60_representation",
+    "--data {t}/my~own.npz --limit 4": "data-my-own-????????_limit-4",
+    "--data {t}/my/own.npz --limit 4": "data-own-????????_limit-4",
+}
+
+
+@pytest.mark.parametrize(("asked", "name"), KEPT.items())
+def test_an_answer_is_kept_in_a_file_of_its_own(asked, name, folder, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr("vae.evaluation.gaps.STEPS", 3)
+    run, kept = tmp_path / "run", tmp_path / "run" / "evaluations"
+    shutil.copytree(folder / "d2", run, ignore=lambda path, names: {"evaluations", "figures"} & set(names))
+    (tmp_path / "my").mkdir()
+    for file in ("my~own.npz", "my/own.npz"):
+        np.savez(tmp_path / file, x=np.zeros((9, 8, 8), np.float32))
+    assert evaluate([str(run), "--json", *asked.format(t=tmp_path).split()]) == 0
+    (file,) = kept.iterdir()
+    assert file.match(f"{name}.json")
+    assert json.loads(file.read_text()) == json.loads(capsys.readouterr().out)
+
+
+def test_files_of_one_name_in_two_folders_are_kept_apart_however_they_are_named(folder, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(folder / "d2", tmp_path / "run")
+    before = set((tmp_path / "run" / "evaluations").iterdir())
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        np.savez(tmp_path / place / "own.npz", x=np.zeros((9, 8, 8), np.float32))
+    monkeypatch.chdir(tmp_path / "a")
+    for path in ("own.npz", "../b/own.npz", str(tmp_path / "a" / "own.npz")):
+        assert evaluate([str(tmp_path / "run"), "--data", path]) == 0
+    assert len(set((tmp_path / "run" / "evaluations").iterdir()) - before) == 2
+
+
 METHODS = {"is": "50", "hmc": "32", "ais": "10", "quadrature": "30"}
 
 
@@ -130,7 +182,9 @@ def test_log_likelihood_by_every_method(method, samples, folder, tmp_path, capsy
     with np.load(saved) as values:
         assert values["log_p_x"].mean() == pytest.approx(found["mean"])
         assert values["elbo"].shape == values["error"].shape == values["index"].shape == (7,)
-    assert json.loads((folder / "d2" / "evaluation.json").read_text()) == record
+    chains = "_chains-4" if "--chains" in arguments else ""
+    file = folder / "d2" / "evaluations" / f"test_limit-7_{method}-{samples}{chains}.json"
+    assert json.loads(file.read_text()) == record
     assert evaluate([str(folder / "d2"), *arguments]) == 0
     out = capsys.readouterr().out
     assert "log p(x)" in out
@@ -202,16 +256,17 @@ def test_a_run_that_was_stopped_while_drawing_is_completed(folder, tmp_path, cap
 
 def test_a_run_that_was_stopped_before_it_was_measured_again_is_completed(folder, tmp_path, capsys):
     """Two epochs measured and drawn, then a third, killed before its evaluation: what stands there is of the second."""
-    from vae.training.directory import resumed_settings
     from vae.training.run import train as train_only
+    from vae.training.run_directory import resumed_settings
 
     run = tmp_path / "x"
     arguments = ["--config", str(folder / "tiny.yaml"), "--set", "data.validation_size=0", "--out", str(run)]
     assert train(arguments) == 0
-    before = json.loads((run / "evaluation.json").read_text()), (run / "figures" / "codes.png").read_bytes()
+    test = run / "evaluations" / "test.json"
+    before = json.loads(test.read_text()), (run / "figures" / "codes.png").read_bytes()
     train_only(resumed_settings(run, ["train.epochs=9"]), run, resume=True, verbose=False)
     assert train(["--resume", str(run)]) == 0
-    after = json.loads((run / "evaluation.json").read_text()), (run / "figures" / "codes.png").read_bytes()
+    after = json.loads(test.read_text()), (run / "figures" / "codes.png").read_bytes()
     assert after[0]["step"] > before[0]["step"]
     assert after[1] != before[1]
 
@@ -317,8 +372,11 @@ def test_overwrite_replaces_a_run_and_nothing_else(folder, tmp_path):
     arguments = ["--config", str(folder / "tiny.yaml"), "--out", str(run)]
     assert train(arguments) == 0
     (run / "notes.txt").write_text("mine")
+    assert evaluate([str(run), "--limit", "5"]) == 0
+    assert len(list((run / "evaluations").iterdir())) == 2
     assert train([*arguments, "--overwrite", "--set", "train.epochs=1"]) == 0
     assert (run / "notes.txt").read_text() == "mine"
+    assert [p.name for p in (run / "evaluations").iterdir()] == ["test.json"]
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["epoch"] for line in lines} == {1}
 

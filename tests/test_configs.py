@@ -7,7 +7,7 @@ import torch
 
 from vae.config import plain
 from vae.data import IMAGE_SHAPES
-from vae.likelihoods import FITTING_SUPPORTS
+from vae.likelihoods.advice import FITTING_SUPPORTS
 from vae.training import read_settings
 from vae.training.build import build_algorithm, build_model, resolve
 

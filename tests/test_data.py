@@ -10,7 +10,8 @@ from PIL import Image
 
 import vae
 from tests.oracles import z_score
-from vae.data import DATASETS, IMAGE_SHAPES, Loader, Resident, files
+from vae.commands.base import chosen_split
+from vae.data import DATASETS, IMAGE_SHAPES, Loader, Resident, files, sets
 from vae.data.sets import kind_of
 from vae.errors import ConfigError, DataError, UsageError
 from vae.randomness import Streams
@@ -163,10 +164,45 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
     assert torch.equal(static.train.x, data.evaluation_split("train").x)
 
 
+def test_the_first_data_of_a_split_are_drawn_alone_and_the_same(monkeypatch):
+    data = vae.load_data("digits", pixels="dynamic", validation_size=200)
+    whole = {name: data.evaluation_split(name) for name in ("train", "validation", "test")}
+    drawn, real = [], sets.binarize
+    monkeypatch.setattr(sets, "binarize", lambda rule, x, *more: (drawn.append(len(x)), real(rule, x, *more))[1])
+    for name, split in whole.items():
+        first = data.evaluation_split(name, 7)
+        assert torch.equal(first.x, split.x[:7])
+        assert torch.equal(first.index, split.index[:7])
+        assert torch.equal(first.y, split.y[:7])
+        assert torch.equal(chosen_split(data, name, 7).x, split.x[:7])
+        assert len(chosen_split(data, name, None)) == len(split)
+    assert drawn == [7, 7, 1300]  # the others stand still since they were read
+
+
 def test_real_values_are_not_binarized(tmp_path):
     path = npz(tmp_path, x_train=GREYS / 100.0, x_test=GREYS / 100.0)
     with pytest.raises(DataError, match=r"data\.pixels: static binarizes intensities on \[0, 1\].*lie on \[0, 2\.5"):
         vae.load_data("npz", path=path, pixels="static")
+
+
+@pytest.mark.parametrize("pixels", ["grey", "threshold", "static", "levels"])
+def test_bytes_of_a_users_file_are_on_the_scale_of_the_runs_data(tmp_path, pixels):
+    data = vae.load_data("digits", pixels=pixels)
+    grey = vae.load_data("digits").test
+    path = npz(tmp_path, x=grey.x.numpy())  # the bytes that digits are made of, 0 to 16
+    own = vae.data.read_user_split(path, data.shape, data.settings)
+    if pixels != "static":  # whose draws depend on the place in the file
+        assert torch.equal(own.images(), data.test.images())
+    assert own.images().mean().item() == pytest.approx(data.test.images().mean().item(), abs=0.02)
+
+
+def test_bytes_above_the_scale_of_the_runs_data_are_refused(tmp_path):
+    path, settings = npz(tmp_path, x=np.full((2, 8, 8), 17, np.uint8)), vae.load_data("digits").settings
+    sentence = r"own\.npz: x: has bytes up to 17, and those that the model was trained on run from 0 to 16; .*as floats on \[0, 1\]"
+    with pytest.raises(DataError, match=sentence):
+        vae.data.read_user_split(path, (1, 8, 8), settings)
+    with pytest.raises(DataError, match=r"x: bytes are divided by 16, and these are 0 and 1 only"):
+        vae.data.read_user_split(npz(tmp_path, x=np.eye(8, dtype=np.uint8)[None]), (1, 8, 8), settings)
 
 
 def test_levels_are_the_grey_levels_as_discrete_data(tmp_path):
@@ -179,8 +215,8 @@ def test_levels_are_the_grey_levels_as_discrete_data(tmp_path):
         path = npz(tmp_path, x=array)
         with pytest.raises(DataError, match=rf"data\.pixels: levels keeps grey levels on \[0, 1\].*lie on {wrong}"):
             vae.load_data("npz", path=path, pixels="levels")
-    path = npz(tmp_path, x_train=GREYS / 255.0, x_test=GREYS)
-    own = vae.data.read_user_split(path, (1, 6, 7), levels.settings)
+    path = npz(tmp_path, x=GREYS)
+    own = vae.data.read_user_split(path, (1, 6, 7), vae.load_data("npz", path=path, pixels="levels").settings)
     assert torch.equal(own.x[:, 0], torch.from_numpy(GREYS))
 
 

@@ -9,7 +9,7 @@ import vae
 from tests.problems import LinearGaussian
 from tests.test_model import assert_untouched, state
 from vae.data import Split
-from vae.evaluation import evaluate_bound, posterior_codes, summary
+from vae.evaluation import evaluate_bound, mean_and_stderr, posterior_codes
 
 SHAPE = (1, 8, 8)
 
@@ -105,5 +105,5 @@ def test_codes_are_means_unless_samples_are_asked_for(model):
 def test_summary():
     values = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
     expected = {"mean": 7 / 3, "stderr": values.std().item() / math.sqrt(3), "n": 3}
-    assert summary(values) == pytest.approx(expected)
-    assert summary(values[:1]) == {"mean": 1.0, "stderr": None, "n": 1}
+    assert mean_and_stderr(values) == pytest.approx(expected)
+    assert mean_and_stderr(values[:1]) == {"mean": 1.0, "stderr": None, "n": 1}

@@ -47,7 +47,7 @@ def lines(split, n=20, start=-100.0):
 def test_curves_hold_every_split_of_every_run_in_nats():
     figure = figures.curves({"a": lines("train") + lines("test"), "b": lines("train")}, " (no density)")
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]
-    assert "nats a datum" in text(figure)
+    assert "nats per datum" in text(figure)
     assert "no density" in text(figure)
     assert "a, test" in text(figure)
 

@@ -3,6 +3,7 @@
 Statistical tests have a fixed seed and allow 4.5 standard errors (7e-6 of false alarms each) unless they say otherwise.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -33,7 +34,7 @@ from vae.evaluation import (
     simulated,
 )
 from vae.evaluation.annealed import Path, anneal, schedule, tuned_kernel
-from vae.evaluation.density import fitted_gaussian, log_ratios
+from vae.evaluation.density import fit_log_ratio, fitted_gaussian
 from vae.evaluation.gaps import SAMPLES, best_in_family
 from vae.evaluation.importance import ROWS, Stream, stream_weights
 
@@ -352,7 +353,7 @@ def fit_and_plug(J, L, repetitions, seed, same=False):
     fit, plug = numbers(L, repetitions, J, seed=seed), numbers(L, repetitions, J, seed=seed + 1)
     plug = fit if same else plug
     log_joint = (-0.5 * plug.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
-    return -(torch.logsumexp(log_ratios(fit, plug, log_joint), 0) - math.log(L))
+    return -(torch.logsumexp(fit_log_ratio(fit, plug, log_joint), 0) - math.log(L))
 
 
 def test_fitted_density_with_exact_samples():
@@ -604,6 +605,20 @@ def test_quadrature_is_exact_to_what_it_states(J, points):
     columns = measure(problem.model(), split_of(x), Quadrature(num_samples=points), name="t")
     assert (columns["error"] <= 1e-4).all()
     assert ((columns["log_p_x"] - problem.log_p_x(x)).abs() <= 1e-9).all()
+
+
+def test_quadrature_takes_the_model_to_double_precision_once(monkeypatch):
+    problem = LinearGaussian.random(D=5, J=2, seed=2)
+    model, x = problem.model().float(), problem.data(5).float()
+    expected = measure(copy.deepcopy(model).double(), split_of(x), Quadrature(num_samples=30), name="t").values
+    copies, real = [], copy.deepcopy
+    monkeypatch.setattr(copy, "deepcopy", lambda it, *more: (copies.append(type(it)), real(it, *more))[1])
+    monkeypatch.setattr(Quadrature, "data_at_once", lambda self, model: 2)
+    found = measure(model, split_of(x), Quadrature(num_samples=30), name="t").values
+    assert copies.count(vae.VAE) == 1
+    assert model.prior.mean.dtype == torch.float32
+    for key, values in expected.items():
+        torch.testing.assert_close(found[key], values, rtol=1e-12, atol=1e-12)
 
 
 def test_quadrature_refines_posteriors_far_narrower_than_its_first_lattice():

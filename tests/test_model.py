@@ -63,6 +63,19 @@ def test_any_layout_of_the_right_size_is_taken(model):
         torch.testing.assert_close(model.elbo(x), expected)
 
 
+def test_what_a_person_gives_is_moved_to_the_model_s_device(model, monkeypatch):
+    """A device that holds no values refuses what lies elsewhere, as every other does; looks at values are left out."""
+    model.to("meta")
+    monkeypatch.setattr(torch, "isfinite", lambda x: torch.ones(()))
+    monkeypatch.setattr("vae.models.vae.support_of", lambda name: lambda x: True)
+    found = model.elbo(X), model.encode(X), model.decode(torch.zeros(4, 3)), model.reconstruct(X), model.sample(5)
+    assert [x.shape for x in found] == [(11,), (11, 3), (4, *SHAPE), (11, *SHAPE), (5, *SHAPE)]
+    assert {x.device.type for x in found} == {"meta"}
+    monkeypatch.setattr(vae.VAE, "_like_parameters", lambda self, values: values)
+    with pytest.raises(RuntimeError, match="device"):
+        model.encode(X)
+
+
 def test_large_inputs_pass_in_chunks(model, monkeypatch):
     whole = model.elbo(X)
     monkeypatch.setattr("vae.models.vae.CHUNK", 4)

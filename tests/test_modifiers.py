@@ -6,7 +6,7 @@ import torch
 from tests.oracles import gauss_hermite, numbers
 from tests.problems import LinearGaussian
 from vae.errors import UsageError
-from vae.objectives import OBJECTIVES, DReG, EstimatorB, WeighedKL
+from vae.objectives import OBJECTIVES, DReG, EstimatorB, WeightedKL
 
 pytestmark = pytest.mark.usefixtures("float64")
 M, J, D = 4, 3, 5
@@ -26,11 +26,11 @@ def both(objective, modified, step=0, problem=None, seed=0):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_beta_weighs_the_kl_and_leaves_bound_and_elbo_alone(name):
     objective = OBJECTIVES[name](num_samples=2)
-    (plain, _), (weighed, _) = both(objective, WeighedKL(objective, 4.0))
-    torch.testing.assert_close(weighed.bound, plain.bound)
-    torch.testing.assert_close(weighed.elbo, plain.elbo)
-    torch.testing.assert_close(weighed.objective, plain.bound - 3 * plain.terms["kl"])
-    torch.testing.assert_close(weighed.surrogate, weighed.objective)
+    (plain, _), (weighted, _) = both(objective, WeightedKL(objective, 4.0))
+    torch.testing.assert_close(weighted.bound, plain.bound)
+    torch.testing.assert_close(weighted.elbo, plain.elbo)
+    torch.testing.assert_close(weighted.objective, plain.bound - 3 * plain.terms["kl"])
+    torch.testing.assert_close(weighted.surrogate, weighted.objective)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -40,8 +40,8 @@ def test_gradient_under_beta(name):
     x, model = problem.data(M), problem.model()
     noise, weights = gauss_hermite(3, 1, J)
     rows = noise[:, :, None].expand(-1, -1, M, -1).reshape(1, -1, J)
-    weighed = WeighedKL(OBJECTIVES[name](num_samples=1), beta)
-    estimate, _ = weighed(model, x.repeat(len(weights), 1), rows, {}, 0)
+    weighted = WeightedKL(OBJECTIVES[name](num_samples=1), beta)
+    estimate, _ = weighted(model, x.repeat(len(weights), 1), rows, {}, 0)
     (weights @ estimate.surrogate.view(-1, M)).mean().backward()
     exact, mean = problem.gradients(x), x @ problem.A.T + problem.c
     d_kl = {"A": mean.T @ x / M, "log_std": problem.S - 1}
@@ -54,7 +54,7 @@ def test_gradient_under_beta(name):
 def test_gradient_of_the_kl_under_dreg_is_weighed_once():
     """Its samples count equally in the KL, whatever their importance: the two gradients differ by (beta - 1) dKL."""
     objective = DReG(num_samples=6)
-    (plain, one), (_, other) = both(objective, WeighedKL(objective, 3.0))
+    (plain, one), (_, other) = both(objective, WeightedKL(objective, 3.0))
     difference = one.encoder.bias.grad - other.encoder.bias.grad
     model, problem = LinearGaussian.random(D, J).model(), LinearGaussian.random(D, J)
     q = model.posterior(problem.data(M))
@@ -67,7 +67,7 @@ def test_gradient_of_the_kl_under_dreg_is_weighed_once():
 
 
 def test_beta_warms_up_linearly_from_zero():
-    beta = WeighedKL(EstimatorB(), 2.0, warm_up=10)
+    beta = WeightedKL(EstimatorB(), 2.0, warm_up=10)
     assert [beta.weight(step) for step in (0, 5, 10, 50)] == [0.0, 1.0, 2.0, 2.0]
     (plain, _), (start, _) = both(EstimatorB(), beta)
     torch.testing.assert_close(start.objective, plain.terms["log_p_x_given_z"])
@@ -86,7 +86,7 @@ def test_free_bits(beta, warm_up, weight):
     below = of_latents < free
     assert below.sum() == 2
     assert ((elements > free) & below).any()
-    (plain, one), (freed, other) = both(EstimatorB(), WeighedKL(EstimatorB(), beta, warm_up, free), step=3)
+    (plain, one), (freed, other) = both(EstimatorB(), WeightedKL(EstimatorB(), beta, warm_up, free), step=3)
     torch.testing.assert_close(freed.elbo, plain.elbo)
     cost = of_latents.clamp(min=free).sum()
     expected = plain.terms["log_p_x_given_z"].mean() - weight * cost
@@ -104,16 +104,16 @@ def test_free_bits(beta, warm_up, weight):
 
 def test_free_bits_ask_for_the_kl_of_each_latent():
     with pytest.raises(UsageError, match="free_bits needs the KL of each latent: use the objective sgvb_b"):
-        both(DReG(), WeighedKL(DReG(), free_bits=0.5))
+        both(DReG(), WeightedKL(DReG(), free_bits=0.5))
 
 
 def test_a_modifier_keeps_samples_memory_and_bias_of_the_objective_within():
     objective = OBJECTIVES["score_function"](num_samples=3)
     problem = LinearGaussian.random(D, J)
     x, noise, model = problem.data(M), numbers(3, M, J), problem.model()
-    weighed = WeighedKL(objective, 2.0)
-    assert weighed.num_samples == 3
-    assert weighed(model, x, noise, {}, 0)[1] == objective(model, x, noise, {}, 0)[1] != {}
-    assert weighed.bias(model) is None
+    weighted = WeightedKL(objective, 2.0)
+    assert weighted.num_samples == 3
+    assert weighted(model, x, noise, {}, 0)[1] == objective(model, x, noise, {}, 0)[1] != {}
+    assert weighted.bias(model) is None
     biased = OBJECTIVES["stl"](num_samples=3)
-    assert WeighedKL(biased).bias(model) == biased.bias(model) is not None
+    assert WeightedKL(biased).bias(model) == biased.bias(model) is not None

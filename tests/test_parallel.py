@@ -18,8 +18,8 @@ from vae.errors import ConfigError, UsageError
 from vae.ranks import Ranks, Stop
 from vae.training import checkpoint, parallel, read_settings
 from vae.training.build import build_model, resolve
-from vae.training.directory import resumed_settings
 from vae.training.run import train
+from vae.training.run_directory import resumed_settings
 
 ROOT = Path(__file__).parent.parent
 N, M = 205, 51  # four minibatches, whose parts are of different sizes, and one of a single datum: one rank has it
@@ -181,7 +181,7 @@ def test_a_run_of_one_process_goes_on_with_two(one, two):
 
 def test_a_run_of_two_processes_goes_on_with_one(one, two, tmp_path):
     shutil.copytree(two / "begun", tmp_path / "x")
-    run, _ = train(read_settings(RESUMED), tmp_path / "x", resume=True, verbose=False)
+    run = train(read_settings(RESUMED), tmp_path / "x", resume=True, verbose=False)
     assert run.steps == 2 * 5
     assert_same_run(tmp_path / "x", one / "resumed", ["last"])
 
@@ -305,18 +305,18 @@ def test_a_process_alone_agrees_with_itself():
     for call in (ranks.once, ranks.together):
         with pytest.raises(UsageError):
             call(failing)
-    ranks.said()
+    ranks.wait_for_rank_0()
 
 
 def test_a_signal_stops_one_process_at_once_and_several_when_all_know():
     alone, together = Stop(), Stop(Ranks(0, 2))
     for stop in (alone, together):
-        stop.hear(signal.SIGTERM)
+        stop.record(signal.SIGTERM)
     assert alone.signal == signal.SIGTERM
     assert together.signal is None
-    together.settle([0.0, 0.0])
+    together.resolve([0.0, 0.0])
     assert together.signal is None
-    together.settle([1.0, 2.0])  # both, by different ranks
+    together.resolve([1.0, 2.0])  # both, by different ranks
     assert together.signal == signal.SIGINT
 
 
@@ -374,9 +374,9 @@ def test_each_rank_has_a_device_to_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     ranks, cuda = Ranks(5, 6, 1), torch.device("cuda")
-    assert parallel.own_device(cuda, ranks) == torch.device("cuda", 1)
+    assert parallel.device_of_rank(cuda, ranks) == torch.device("cuda", 1)
     assert chosen == [1]
-    assert parallel.own_device(cuda, Ranks()) == cuda
-    assert parallel.own_device(torch.device("cpu"), ranks) == torch.device("cpu")
+    assert parallel.device_of_rank(cuda, Ranks()) == cuda
+    assert parallel.device_of_rank(torch.device("cpu"), ranks) == torch.device("cpu")
     with pytest.raises(UsageError, match="more processes than the 2 CUDA devices here; give --nproc-per-node 2"):
-        parallel.own_device(cuda, replace(ranks, local_rank=2))
+        parallel.device_of_rank(cuda, replace(ranks, local_rank=2))

@@ -54,9 +54,3 @@ def test_the_notebook_runs_in_under_two_minutes():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client.NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(ROOT))
     assert all(cell.get("execution_count") for cell in notebook.cells if cell["cell_type"] == "code")
-
-
-def test_sources_keep_their_size():
-    sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
-    assert max(sizes.values()) <= 420
-    assert sum(sizes.values()) <= 14_050

@@ -267,5 +267,5 @@ def test_misuse_is_named(model):
         evaluate_representation(model, Split(TRAIN.x, None, TRAIN.index), TEST)
     with pytest.raises(UsageError, match="no 'pixel'; there are posterior_means, pixels"):
         evaluate_representation(model, TRAIN, TEST, rows=["pixel"])
-    with pytest.raises(UsageError, match="two classes"):
+    with pytest.raises(UsageError, match="all of one class"):
         evaluate_representation(model, TRAIN, TEST, limit=1, rows=["pixels"])

@@ -15,11 +15,10 @@ import torch
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.errors import CheckpointError, Interrupted, UsageError
+from vae.evaluation import evaluation_line
 from vae.training import read_settings
-from vae.training.directory import resumed_settings
 from vae.training.run import train
-from vae.training.session import evaluation_line
-from vae.training.trainer import Trainer
+from vae.training.run_directory import resumed_settings
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train.py"
 
@@ -80,7 +79,7 @@ CASES = {
 
 
 def observe(model, data):
-    return [{"split": "test", **evaluation_line(model, data, "test")}]
+    return [evaluation_line(model, data, "test")]
 
 
 def run(raw, out, **options):
@@ -163,34 +162,34 @@ def test_a_longer_count_of_samples_later_is_that_count_at_once(tmp_path):
     assert [list(x) for x in ours] == [list(x) for x in theirs]  # in the same order, line by line
 
 
+def written(monkeypatch):
+    """The name of each checkpoint that is written, and its file."""
+    kept, real = [], vae.training.checkpoint.write
+
+    def write(path, tensors, values):
+        real(path, tensors, values)
+        kept.append((path.stem, path.read_bytes()))
+
+    monkeypatch.setattr(vae.training.checkpoint, "write", write)
+    return kept
+
+
 def test_the_last_checkpoint_is_not_starved_by_the_best(tmp_path, monkeypatch):
-    names = []
-    real = Trainer._save
-    monkeypatch.setattr(
-        Trainer, "_save", lambda self, name, of: (names.append(name) if of else None, real(self, name, of))
-    )
-    ticks = iter(range(10**6))
-    monkeypatch.setattr("vae.training.trainer.time.monotonic", lambda: float(next(ticks)))
+    kept, ticks = written(monkeypatch), iter(range(10**6))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
     run(config(train={"epochs": 12, "checkpoint_seconds": 20}), tmp_path / "x")
-    assert names.count("last") > 3
+    assert [name for name, _ in kept].count("last") > 3
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_resumed_from_every_checkpoint_there_ever_was(tmp_path, monkeypatch, name):
     """Each file that was ever written under a name, put back as the last of its time."""
-    kept = []
-    real = Trainer._save
-
-    def keep(self, which, members):
-        real(self, which, members)
-        if which == name and members:
-            kept.append((tmp_path / "whole" / "checkpoints" / f"{which}.safetensors").read_bytes())
-
-    monkeypatch.setattr(Trainer, "_save", keep)
-    run(config(), tmp_path / "whole")
-    monkeypatch.undo()
-    assert len(kept) >= 3
-    for i, content in enumerate(kept):
+    with monkeypatch.context() as patch:
+        kept = written(patch)
+        run(config(), tmp_path / "whole")
+    contents = [content for written_as, content in kept if written_as == name]
+    assert len(contents) >= 3
+    for i, content in enumerate(contents):
         path = tmp_path / f"from{i}"
         path.joinpath("checkpoints").mkdir(parents=True)
         for file in ("config.yaml", "metrics.jsonl"):  # all metrics of the whole run: those after are cut off

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from vae.commands import results
@@ -86,7 +87,7 @@ def test_values_of_a_grid_are_yaml_with_commas_between():
         (["train.seed"], "--grid train.seed: expected KEY=VALUE,VALUE,..."),
         (["=1"], "expected KEY=VALUE"),
         (["train.seed="], "train.seed has no values"),
-        (["train.seed=0", "train.seed=1"], "train.seed stands twice"),
+        (["train.seed=0", "train.seed=1"], "train.seed is given twice"),
         (["train.seed=0,,1"], "not valid YAML"),
         (["train.seed=0],[1"], "not valid YAML"),
     ],
@@ -119,7 +120,7 @@ WRONG = [
     (["--grid", "model.latent_dim=2,0"], "--grid: model.latent_dim: must be at least 1, not 0"),
     (["--grid", "model.latent_dim="], "model.latent_dim has no values"),
     (["--grid", "model.latent_dim=2,2"], "--grid model.latent_dim: a value stands twice"),
-    (["--grid", "train.seed=0", "train.seed=1"], "train.seed stands twice"),
+    (["--grid", "train.seed=0", "train.seed=1"], "train.seed is given twice"),
     (["--grid", "train.seed=0,1", "--set", "train.seed=3"], "--grid train.seed: stands in --set too"),
     (["--grid", "train.epochs.x=0,1"], "--grid train.epochs.x: train.epochs has no settings of its own"),
     (["--grid", "objective=sgvb_b,{{name: stl, num_samples: 3}}"], "objective: stl is biased for num_samples > 1"),
@@ -202,7 +203,7 @@ def test_a_cell_is_a_run_as_any_other(swept, tmp_path, capsys):
     assert "curves.png" in captured.out
     assert evaluate([str(tmp_path / "run"), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
-    kept = json.loads((out / "runs" / NAMES[3] / "evaluation.json").read_text())
+    kept = json.loads((out / "runs" / NAMES[3] / "evaluations" / "test.json").read_text())
     assert evaluated["elbo"]["mean"] == pytest.approx(kept["elbo"]["mean"])
     assert {line["split"] for line in metrics(out / "runs" / NAMES[3])} == {"train", "test"}
     assert yaml.safe_load((out / "runs" / NAMES[3] / "config.yaml").read_text())["train"]["seed"] == 1
@@ -213,7 +214,7 @@ def test_the_table_holds_means_over_seeds_and_their_standard_errors(swept, capsy
     assert [row["model.latent_dim"] for row in rows] == [2, 3]
     for row, names in zip(rows, (NAMES[:2], NAMES[2:]), strict=True):
         runs = [swept / "s" / "runs" / name for name in names]
-        evaluations = [json.loads((run / "evaluation.json").read_text()) for run in runs]
+        evaluations = [json.loads((run / "evaluations" / "test.json").read_text()) for run in runs]
         for key in ("elbo", "log_p_x_given_z", "kl"):
             a, b = (evaluation[key]["mean"] for evaluation in evaluations)
             assert row[key]["mean"] == pytest.approx((a + b) / 2)
@@ -235,7 +236,8 @@ def test_a_single_seed_has_the_standard_error_of_its_data():
 
 def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
     elbos = [
-        json.loads((swept / "s" / "runs" / name / "evaluation.json").read_text())["elbo"]["mean"] for name in NAMES
+        json.loads((swept / "s" / "runs" / name / "evaluations" / "test.json").read_text())["elbo"]["mean"]
+        for name in NAMES
     ]
     a, b = elbos[2] - elbos[0], elbos[3] - elbos[1]
     first, second = record(swept / "s")["rows"]
@@ -287,36 +289,11 @@ def test_the_same_command_again_trains_nothing_and_prints_one_object(copied, cap
     assert states(out) == before
 
 
-def test_seeds_that_train_as_one_program_come_to_the_same_table(swept, tmp_path, capsys):
-    command = ["--config", str(swept / "tiny.yaml"), "--out", str(tmp_path / "s")]
-    assert main([*command, *GRID, "--engine", "replicas"]) == 0
-    assert "training" in capsys.readouterr().err
-    for row, expected in zip(record(tmp_path / "s")["rows"], record(swept / "s")["rows"], strict=True):
-        assert (row["runs"], row["seeds"]) == (expected["runs"], expected["seeds"])
-        for key in ("elbo", "log_p_x_given_z", "kl", "train_elbo"):
-            assert row[key]["mean"] == pytest.approx(expected[key]["mean"], rel=1e-4)  # float32, the same noise
-    steps = [json.loads((run / "environment.json").read_text())["steps"] for run in (tmp_path / "s" / "runs").iterdir()]
-    assert steps == ["plain"] * 4
-
-
-def test_what_has_begun_or_may_stop_early_goes_on_alone(tmp_path, monkeypatch):
-    from vae.commands import engines
-
-    pairs = [(point, seed) for point in "abc" for seed in (0, 1, 2)]
-    stops = {p: SimpleNamespace(train=SimpleNamespace(patience=3 if p == "c" else None)) for p in "abc"}
-    cells = [Cell(f"{p}{seed}", {"x": p, SEED: seed}, stops[p], tmp_path / f"{p}{seed}") for p, seed in pairs]
-    (tmp_path / "b1" / "checkpoints").mkdir(parents=True)
-    monkeypatch.setattr(engines, "_in_workers", lambda groups, processes, threads: groups)
-    groups = engines.run_as_replicas(cells, 1, 1)
-    names = [[cell.name for cell in group] for group in groups]
-    assert names == [["a0", "a1", "a2"], ["b0", "b2"], ["b1"], ["c0"], ["c1"], ["c2"]]
-
-
 # ------------------------------------------------------------------------------------- stopped, and gone on with
 
 
-def test_what_is_missing_half_done_or_measured_otherwise_is_completed_and_no_more(copied, capsys):
-    """One run deleted, one stopped after its first epoch, one evaluated on five data since; the fourth is not touched."""
+def test_what_is_missing_or_half_done_is_completed_and_no_more(copied, capsys):
+    """One run deleted, one stopped after its first epoch, one evaluated otherwise since; the last two are not touched."""
     from vae.training import read_settings
     from vae.training.run import train as train_only
 
@@ -328,11 +305,13 @@ def test_what_is_missing_half_done_or_measured_otherwise_is_completed_and_no_mor
     shutil.rmtree(half)
     train_only(read_settings(override(config, ["train.epochs=1"])), half, verbose=False)
     first = metrics(half)[0]
-    assert evaluate([str(out / "runs" / NAMES[2]), "--limit", "5"]) == 0
+    for more in (["--limit", "5"], ["--split", "train"], ["--seed", "1"]):
+        assert evaluate([str(out / "runs" / NAMES[2]), *more]) == 0
     capsys.readouterr()
     assert main([*command, *GRID]) == 0
     error = capsys.readouterr().err
-    assert "4 runs, 1 of them finished" in error
+    assert "4 runs, 2 of them finished" in error
+    assert NAMES[2] not in error
     assert NAMES[3] not in error
     assert metrics(half)[0] == first  # its clock included: it went on and did not begin again
     after = states(out)
@@ -463,18 +442,88 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(monkeypatch, swept, tmp_path, ca
     assert "stopped with 4 of 4 runs to go; the same command goes on" in capsys.readouterr().err
 
 
-def test_a_worker_that_is_killed_again_and_again_is_given_up(monkeypatch, swept, tmp_path, capsys):
-    """A worker that ends itself by a signal as soon as it starts."""
+@pytest.fixture
+def ended_by(monkeypatch, swept, tmp_path, capsys):
+    """What a sweep of one run says on stderr whose worker has its say, and ends by a signal, as soon as it starts."""
     from vae.commands import engines
 
-    (tmp_path / "suicide.py").write_text("import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setattr(engines.worker, "__name__", "suicide")
+    def sweep(number):
+        code = "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        code += "print(*range(1, 100), sep='\\n', file=sys.stderr, flush=True)\n"
+        (tmp_path / "suicide.py").write_text(f"{code}os.kill(os.getpid(), {int(number)})")
+        monkeypatch.setattr(engines.worker, "__name__", "suicide")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        given = ["--config", str(swept / "tiny.yaml"), "--grid", "train.seed=0", "--out", str(tmp_path / "x")]
+        assert main(given) == 1
+        return capsys.readouterr().err
+
+    return sweep
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_worker_that_is_killed_again_and_again_is_given_up(name, ended_by):
+    error = ended_by(signal.Signals[name])
+    assert error.count("taken up again") == 2
+    assert f"its worker was killed 3 times, at last by {name}" in error
+
+
+@pytest.mark.parametrize("name", ["SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"])
+def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_once(name, ended_by, tmp_path):
+    error = ended_by(signal.Signals[name])
+    assert "killed" not in error
+    assert "taken up again" not in error
+    assert "seed=0: 98\nseed=0: 99\nseed=0: failed: its worker crashed with " + name in error
+    assert "seed=0: 50\n" not in error
+    assert record(tmp_path / "x")["failed"] == {"seed=0": f"its worker crashed with {name}"}
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "more", "expected"),
+    [
+        ("auto", "local", [], 3),
+        ("cuda", "local", [], 3),
+        ("auto", "local", ["--processes", "5"], 5),
+        ("cpu", "local", [], 14),
+        ("auto", "ray", [], 14),
+    ],
+)
+def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, engine, more, expected, swept, tmp_path, monkeypatch):
+    from vae.commands import engines, sweep
+
+    asked = []
+
+    def stopped(cells, processes, threads):
+        asked.append(processes)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(sweep, "_cores", lambda: 14)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "import_ray", lambda: None)
+    monkeypatch.setitem(engines.ENGINES, engine, stopped)
+    given = ["--config", str(swept / "tiny.yaml"), *GRID, "--set", f"train.device={device}", "--engine", engine]
+    assert main([*given, *more, "--out", str(tmp_path / "x")]) == 130
+    assert asked == [expected]
+
+
+def test_workers_share_the_gpus_out(tmp_path, monkeypatch):
+    from vae.commands import engines
+
+    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    (tmp_path / "fake.py").write_text(code)
+    arguments = lambda cell, threads: [str(tmp_path / cell.name)]  # noqa: E731
+    monkeypatch.setattr(engines, "worker", SimpleNamespace(__name__="fake", arguments=arguments))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    given = ["--config", str(swept / "tiny.yaml"), "--grid", "train.seed=0", "--out", str(tmp_path / "x")]
-    assert main(given) == 1
-    error = capsys.readouterr().err
-    assert error.count("taken up again") == engines.ATTEMPTS - 1
-    assert "its worker was killed 3 times, at last by SIGKILL" in error
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    cells = [Cell(name, {}, None, tmp_path) for name in "abc"]
+    ended = [event.status for event in engines.run_locally(cells, 2, 1) if event.status is not None]
+    assert ended == [0, 0, 0]
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["4", "7"]
+    assert (tmp_path / "c").read_text() in ("4", "7")
 
 
 # ------------------------------------------------------------------------------------- the figure
@@ -486,9 +535,9 @@ def history(start, epochs=4):
 
 
 def test_the_curve_is_a_mean_over_seeds_at_the_epochs_that_all_have():
-    from vae.figures.sweep import over_seeds
+    from vae.figures.sweep import mean_curve
 
-    epochs, mean, stderr = over_seeds([history(-10), history(-12), history(-20, epochs=3)], "test")
+    epochs, mean, stderr = mean_curve([history(-10), history(-12), history(-20, epochs=3)], "test")
     assert list(epochs) == [1, 2, 3]
     np.testing.assert_allclose(mean, [-14, -13, -12])
     np.testing.assert_allclose(stderr, statistics.stdev([-10, -12, -20]) / math.sqrt(3))

@@ -3,13 +3,12 @@
 The parts have their own tests; here the way between a setting and a part is held to account.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ import yaml
 from torch.optim.adam import adam
 
 import vae
+from tests.oracles import numbers
 from vae.algorithms import AEVB, OPTIMIZERS, largest_gradient, optimizers
 from vae.algorithms.optimizers import optimizer_step
 from vae.commands import plot
@@ -28,16 +28,13 @@ from vae.commands.train import main as train_command
 from vae.data import Data, Split, files, read_user_split
 from vae.data.sets import DataSettings
 from vae.errors import ConfigError, DataError, UsageError
-from vae.evaluation import evaluate_bound
-from vae.training import checkpoint, read_settings
+from vae.evaluation import evaluate_bound, evaluation_line
+from vae.files import Log
+from vae.training import checkpoint, read_settings, run_directory, run_state
 from vae.training.build import build_algorithm, build_objective, resolve
-from vae.training.directory import MAY_CHANGE, claimed, resumed_settings
-from vae.training.log import Log
-from vae.training.opened import open_run
-from vae.training.products import float32_products, suits_onednn
+from vae.training.loading import load_run
 from vae.training.run import train
-from vae.training.session import evaluation_line, fingerprint
-from vae.training.trainer import Trainer
+from vae.training.run_directory import acquire, resumed_settings
 
 SHAPE = (1, 8, 8)
 
@@ -103,98 +100,34 @@ def test_a_step_of_an_optimizer_is_torch_s_own_bit_for_bit(name, options, monkey
     assert len(calls) == (5 if name in ("adam", "adamw") else 0)  # the first step makes the state
 
 
+def test_an_optimizer_with_an_option_that_is_not_known_makes_its_own_step(monkeypatch):
+    """As a newer torch may have one, which a hand-made call of the fused function would ignore."""
+    monkeypatch.setattr(optimizers, "adam", lambda *args, **how: pytest.fail("the option is ignored"))
+    layer = torch.nn.Parameter(torch.ones(3))
+    optimizer = OPTIMIZERS["adam"]([layer], lr=0.05)
+    optimizer.param_groups[0]["cautious"] = True
+    for _ in range(2):
+        layer.grad = torch.ones(3)
+        optimizer_step(optimizer)
+
+
+def test_every_option_of_torchs_adam_is_known():
+    """Else a fused step would be made the slow way without a word."""
+    group = AEVB(None, OPTIMIZERS["adam"]).init(torch.nn.Linear(2, 2)).optimizer.param_groups[0]
+    assert group.keys() <= optimizers._KNOWN
+
+
+def test_overrides_reach_settings_too():
+    settings = read_settings(config())
+    assert vae.build(settings, "model.latent_dim=5").latent_dim == 5
+    assert vae.build(settings, ["model.latent_dim=6"]).latent_dim == 6
+    assert vae.build(settings).latent_dim == 2
+
+
 def test_schedules_and_warm_up_count_in_epochs():
     raw = config(train={"schedule": "cosine", "epochs": None, "samples": 1000})
     assert build_algorithm(read_settings(raw), 200, 4).schedule(10) == pytest.approx(0.5)  # half of 5 epochs of 4 steps
     assert build_objective(read_settings(config(modifiers={"beta": 2.0, "warm_up": 3})), 7).warm_up == 21
-
-
-def test_float32_products_are_true_ones_while_training():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    between = torch.full((64, 256), 1 + 2**-20)  # neither bfloat16 nor TF32 holds it
-    seen = []
-
-    def observe(model, data):
-        seen.append((torch.equal(between @ torch.eye(256), between), torch.get_float32_matmul_precision()))
-        return []
-
-    train(read_settings(config(train={"epochs": 1})), None, verbose=False, observe=observe)
-    assert seen in ([(True, "highest")], [(True, "medium")])
-    assert torch.get_float32_matmul_precision() == "high"
-    torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.parametrize(
-    ("processor", "rounds", "expected"),
-    [("AMD EPYC", False, "medium"), ("AMD EPYC", True, "highest"), ("Intel Xeon", False, "highest")],
-)
-def test_onednn_multiplies_where_mkl_is_slow_and_the_products_stay_true(processor, rounds, expected, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": processor}, raising=False)
-    monkeypatch.setattr(torch, "equal", lambda a, b: not rounds)  # as a processor with matrix units for bfloat16 does
-    before = torch.get_float32_matmul_precision()
-    with float32_products("float32", torch.device("cpu")):
-        assert torch.get_float32_matmul_precision() == expected
-    assert torch.get_float32_matmul_precision() == before
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_look_for_true_products_is_at_float32_ones(dtype, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD"}, raising=False)
-    seen = []
-    monkeypatch.setattr(torch, "equal", lambda a, b: bool(seen.append((a.dtype, b.dtype))))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    suits_onednn()
-    torch.set_default_dtype(before)
-    assert seen == [(torch.float32, torch.float32)]
-
-
-NEWER = [
-    "pass",
-    "b.fp32_precision = 'tf32'",
-    "b.mkldnn.matmul.fp32_precision = 'bf16'",
-    "b.mkldnn.conv.fp32_precision = 'bf16'",
-    "b.cuda.matmul.fp32_precision = 'tf32'",
-    "torch.set_float32_matmul_precision('high')",
-    "b.cudnn.allow_tf32 = False",
-]
-
-
-@pytest.mark.parametrize("said", NEWER)
-def test_what_a_program_said_of_float32_products_stands_again_afterwards(said):
-    """In a process of its own, since it can be said in ways that cannot be unsaid."""
-    code = f"""
-import torch
-from torch import backends as b
-from vae.training.products import ONEDNN, TF32, TRUE, multiplied
-def state():
-    kinds = b, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn
-    said = [kind.fp32_precision for kind in kinds]
-    for older in (torch.get_float32_matmul_precision, lambda: b.cudnn.allow_tf32):
-        try:
-            said.append(older())
-        except RuntimeError:
-            said.append(None)
-    return said
-{said}
-before = state()
-for how in (TRUE, TF32, ONEDNN):
-    with multiplied(how):
-        assert state()[-2] == how
-    assert state() == before, (before, state())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_on_cuda_float32_products_are_true_or_tf32():
-    before = torch.backends.cudnn.allow_tf32
-    for precision, expected in (("float32", "highest"), ("tf32", "high")):
-        with float32_products(precision, torch.device("cuda")):
-            assert torch.get_float32_matmul_precision() == expected
-            assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
-    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_densities_are_float32_under_autocast():
@@ -326,12 +259,70 @@ def test_a_shape_is_under_the_digest(tmp_path):
 
 def test_best_is_written_before_last_and_metrics_before_both(tmp_path, monkeypatch):
     events = []
-    real_save, real_flush = Trainer.__dict__["_save"], Log.flush
-    monkeypatch.setattr(Trainer, "_save", lambda self, name, of: (events.append(name), real_save(self, name, of)))
-    monkeypatch.setattr(Log, "flush", lambda self: (events.append("flush"), real_flush(self)))
-    monkeypatch.setattr(checkpoint, "write", lambda *_: events.append("write"))
+    monkeypatch.setattr(Log, "flush", lambda self: events.append("flush"))
+    monkeypatch.setattr(checkpoint, "write", lambda path, *_: events.append(path.stem))
     train(read_settings(config(train={"checkpoint_seconds": 0})), tmp_path / "x", verbose=False)
-    assert events[:6] == ["best", "flush", "write", "last", "flush", "write"]
+    assert events[:4] == ["flush", "best", "flush", "last"]
+
+
+def test_metrics_are_flushed_through_a_file_that_is_open_for_writing(tmp_path, monkeypatch):
+    """Windows refuses to flush any other."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda number: modes.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
+    log = Log(tmp_path / "metrics.jsonl")
+    log.append({"step": 1})
+    log.flush()
+    assert modes == [os.O_WRONLY]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_directory_is_looked_at_again_once_it_is_locked(tmp_path, monkeypatch):
+    """Another process may have trained there between the first look and the lock."""
+    real = run_directory.lock
+
+    @contextlib.contextmanager
+    def late(path):
+        (path / "checkpoints").mkdir(parents=True)
+        (path / "config.yaml").write_text("{}")
+        (path / "environment.json").write_text('{"vae": "0"}')
+        with real(path):
+            yield
+
+    monkeypatch.setattr(run_directory, "lock", late)
+    with pytest.raises(UsageError, match="holds a run already"), acquire(tmp_path / "x", False, False):
+        pytest.fail("taken from the other process")
+
+
+def test_a_folder_of_somebody_elses_gets_no_lock_file(tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files and is no run"), acquire(tmp_path, False, True):
+        pytest.fail("taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_the_values_of_a_checkpoint_are_read_from_its_header_alone(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    checkpoint.write(path, {"w": torch.arange(1000.0)}, {"step": 7})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4000])  # the tensors are gone
+    assert checkpoint.read_values(path) == {"step": 7}
+    with pytest.raises(checkpoint.CheckpointError, match="not a whole checkpoint"):
+        checkpoint.read(path)
+    path.write_bytes(whole[:20])
+    with pytest.raises(checkpoint.CheckpointError, match="not a whole checkpoint"):
+        checkpoint.read_values(path)
+
+
+def test_fit_draws_no_more_pixels_than_it_looks_at(monkeypatch):
+    from vae.data import sets
+
+    sizes, real = [], sets.binarize
+    monkeypatch.setattr(sets, "binarize", lambda rule, x, *rest: (sizes.append(len(x)), real(rule, x, *rest))[1])
+    data = vae.load_data("digits", pixels="dynamic")
+    sizes.clear()
+    vae.fit(vae.build(config()), data, epochs=1, verbose=False)
+    assert sizes == [1000]
 
 
 def test_an_interrupted_run_is_saved_where_it_stopped(tmp_path, monkeypatch):
@@ -346,18 +337,18 @@ def test_an_interrupted_run_is_saved_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(AEVB, "step", step)
     with pytest.raises(KeyboardInterrupt, match="at step 6"):
         train(read_settings(config()), tmp_path / "x", verbose=False)
-    assert open_run(tmp_path / "x", which="last").step == 6
+    assert load_run(tmp_path / "x", which="last").step == 6
 
 
 def test_the_claim_on_a_directory_is_held(tmp_path):
     pytest.importorskip("fcntl")
     with (
-        claimed(tmp_path / "x", False, False),
+        acquire(tmp_path / "x", False, False),
         pytest.raises(UsageError, match="another process"),
-        claimed(tmp_path / "x", True, False),
+        acquire(tmp_path / "x", True, False),
     ):
         pass
-    with claimed(tmp_path / "x", False, False):  # and given back
+    with acquire(tmp_path / "x", False, False):  # and given back
         pass
 
 
@@ -369,13 +360,13 @@ def test_the_fingerprint_covers_all_that_training_sees():
         dataclasses.replace(data, train=dataclasses.replace(data.train, x=data.train.x.flatten(1))),
         dataclasses.replace(data, train=dataclasses.replace(data.train, x=data.train.x.flip(0))),
     ]
-    assert fingerprint(data) not in {fingerprint(other) for other in others}
+    assert data.sha256() not in {other.sha256() for other in others}
     test = dataclasses.replace(data.test, x=data.test.x.flip(0))
-    assert fingerprint(dataclasses.replace(data, test=test)) == fingerprint(data)  # it does not see the test split
+    assert dataclasses.replace(data, test=test).sha256() == data.sha256()  # it does not see the test split
 
 
 def test_what_may_change_on_resume_is_paths_device_and_length():
-    assert {"data.root", "data.path", "train.device", "train.epochs", "train.samples"} == MAY_CHANGE
+    assert {"data.root", "data.path", "train.device", "train.epochs", "train.samples"} == run_state.MAY_CHANGE
 
 
 def test_seconds_go_on_after_a_resume(tmp_path):
@@ -384,7 +375,7 @@ def test_seconds_go_on_after_a_resume(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[-1]["seconds"] = 1000.0
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run, _ = train(resumed_settings(tmp_path / "x", ["train.epochs=3"]), tmp_path / "x", resume=True, verbose=False)
+    run = train(resumed_settings(tmp_path / "x", ["train.epochs=3"]), tmp_path / "x", resume=True, verbose=False)
     assert run.history[-1]["seconds"] >= 1000
 
 
@@ -484,10 +475,10 @@ def own_data(tmp_path, values):
         (
             [0.0, 0.3, 1.0],
             {"name": "categorical"},
-            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and among the data of npz is 0\.3; "
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and the data of npz contain 0\.3; "
             "model.likelihood.levels=11 fits them",
         ),
-        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they lie on no grid of up to 256 levels"),
+        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they are on no grid of up to 256 levels"),
     ],
 )
 def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, message):
@@ -509,12 +500,12 @@ def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, messa
 )
 def test_data_that_a_likelihood_fits(tmp_path, values, likelihood):
     raw = config(model={"likelihood": likelihood}, train={"epochs": 1})
-    run, data = train(read_settings({**raw, "data": own_data(tmp_path, values)}), None, verbose=False)
-    assert torch.isfinite(run.model.elbo(data.test.images())).all()
+    run = train(read_settings({**raw, "data": own_data(tmp_path, values)}), None, verbose=False)
+    assert torch.isfinite(run.model.elbo(run.data.test.images())).all()
 
 
 def test_a_number_of_levels_that_is_not_the_datas_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="data of digits is 0.0625; model.likelihood.levels=17 fits them"):
+    with pytest.raises(ConfigError, match="data of digits contain 0.0625; model.likelihood.levels=17 fits them"):
         train(
             read_settings(config(data={"pixels": "levels"}, model={"likelihood": "categorical"})), None, verbose=False
         )
@@ -529,7 +520,7 @@ def test_binary_pixels_drawn_anew_fit_every_likelihood_of_levels():
     raw = config(
         data={"pixels": "dynamic"}, model={"likelihood": {"name": "categorical", "levels": 2}}, train={"epochs": 1}
     )
-    run, _ = train(read_settings(raw), None, verbose=False)
+    run = train(read_settings(raw), None, verbose=False)
     assert run.steps > 0
     assert math.isfinite(run.history[-1]["elbo"])
 
@@ -581,12 +572,16 @@ def printed(capsys, *arguments):
 def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypatch):
     plain = printed(capsys, runs / "d2")
     model, test = vae.load(runs / "d2"), vae.load_data("digits", pixels="static").test
-    for options, keywords in (([], {}), (["--num-samples", 5], {"num_samples": 5}), (["--seed", 1], {"seed": 1})):
+    for options, keywords, name in (
+        ([], {}, "test"),
+        (["--num-samples", 5], {"num_samples": 5}, "test_samples-5"),
+        (["--seed", 1], {"seed": 1}, "test_seed-1"),
+    ):
         expected = evaluate_bound(model, test, name="test", **keywords).elbo
         record = printed(capsys, runs / "d2", *options)
         assert record["elbo"]["mean"] == pytest.approx(expected.mean().item(), rel=1e-6)
         assert record["elbo"]["stderr"] == pytest.approx(expected.std().item() / 297**0.5, rel=1e-6)
-        assert json.loads((runs / "d2" / "evaluation.json").read_text()) == record
+        assert json.loads((runs / "d2" / "evaluations" / f"{name}.json").read_text()) == record
         assert (record == plain) == (not options)
     assert evaluate([str(runs / "d2"), "--save", str(tmp_path / "v.npz")]) == 0
     assert f"{plain['elbo']['stderr']:12.4f}" in capsys.readouterr().out
@@ -596,6 +591,36 @@ def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypa
     monkeypatch.setattr(vae.VAE, "posterior", lambda self, x: (sizes.append(len(x)), real(self, x))[1])
     printed(capsys, runs / "d2", "--batch-size", 100)
     assert sizes == [100, 100, 97]
+
+
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        (["--log-likelihood", "is", "--num-samples", 20], "log_p_x"),
+        (["--gaps", "--num-samples", 20], "gaps"),
+        (["--self-check", "--num-samples", 5], "self_check"),
+        (["--self-check", "--log-likelihood", "quadrature", "--num-samples", 20], "self_check"),
+    ],
+)
+def test_the_batch_size_reaches_every_estimate(asked, key, runs, capsys, monkeypatch):
+    from vae.evaluation import annealed, log_likelihood
+
+    sizes, real, schedule = [], log_likelihood.minibatches, annealed.schedule
+    monkeypatch.setattr("vae.evaluation.gaps.STEPS", 3)
+    monkeypatch.setattr(annealed, "schedule", lambda steps, kind: schedule(5, kind))
+    monkeypatch.setattr(
+        log_likelihood, "minibatches", lambda model, split, size: (sizes.append(size), real(model, split, size))[1]
+    )
+    own, given = (printed(capsys, runs / "d2", *asked, "--limit", 7, *more)[key] for more in ([], ["--batch-size", 3]))
+    assert 3 not in sizes[: len(sizes) // 2]
+    assert sizes[len(sizes) // 2 :] == [3] * (len(sizes) // 2)
+    assert means(given) == pytest.approx(means(own), rel=1e-5, abs=1e-4)
+
+
+def means(record):
+    """Every mean of a record, however deep."""
+    below = (means(value) for value in record.values() if isinstance(value, dict))
+    return [*([record["mean"]] if "mean" in record else []), *(mean for found in below for mean in found)]
 
 
 def test_evaluate_checks_the_support_of_a_users_file(runs, tmp_path, capsys):
@@ -629,6 +654,26 @@ def drawn(monkeypatch):
     for name in ("curves", "reconstructions", "samples", "manifold", "codes", "tsne"):
         record(name)
     return seen
+
+
+@pytest.mark.parametrize("name", ["main_reconstructions", "main_samples", "main_manifold", "main_tsne"])
+def test_every_plot_of_a_model_is_made_on_the_device_at_hand(name, runs, tmp_path, monkeypatch):
+    """The device is one that holds no values: a model gets there, and what it would compute is not asked for."""
+    at = []
+    monkeypatch.setattr("vae.training.build.choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(
+        "vae.evaluation.posterior_codes", lambda model, split, **how: seen(at, model, numbers(len(split), 2))
+    )
+    for method in ("reconstruct", "decode", "sample"):
+        monkeypatch.setattr(vae.VAE, method, lambda model, x, **how: seen(at, model, torch.zeros(9, 1, 8, 8)))
+    count = ["--limit", "9"] if name == "main_tsne" else ["--count", "3"]
+    assert getattr(plot, name)([str(runs / "d2"), "--out", str(tmp_path), *count]) == 0
+    assert set(at) == {"meta"}
+
+
+def seen(at, model, values):
+    at.append(model.prior.mean.device.type)
+    return values
 
 
 def test_the_manifold_is_decoded_at_its_grid(runs, tmp_path, drawn):
@@ -719,19 +764,30 @@ def test_signals_become_their_exit_statuses(capsys):
     assert command(terminated)() == 143
 
 
-def test_the_explosion_rule_goes_by_what_is_maximised():
-    from tests.test_training import explode
-    from vae.errors import TrainingFailed
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda argv: torch.empty(10**15),
+        lambda argv: np.empty(10**15),
+        lambda argv: raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")),
+        lambda argv: raising(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(run, capsys):
+    assert command(run)() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("out of memory: ")
+    assert "choose smaller sizes or batches" in error
+    assert error.count("\n") == 1
 
-    with pytest.raises(TrainingFailed, match="the bound explodes"):
-        explode([-44, -40, -41, -1e6, -1e7], objective=True)
+
+def test_an_error_that_only_speaks_of_memory_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        command(lambda argv: raising(RuntimeError("CUDA error: an illegal memory access was encountered")))()
 
 
-def test_a_runs_explosion_rule_knows_the_size_of_a_datum(monkeypatch, tmp_path):
-    sizes = []
-    monkeypatch.setattr(Trainer, "_check_explosion", lambda self, *_: sizes.append(self.datum_size))
-    train(read_settings(config(train={"epochs": 1})), None, verbose=False)
-    assert sizes == [64]
+def raising(error):
+    raise error
 
 
 def test_observed_lines_are_of_the_split_they_name():

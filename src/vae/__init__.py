@@ -13,55 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "VAE": ("vae.models", "VAE"),
-    "EM": ("vae.models", "EM"),
-    "pca": ("vae.models", "pca"),
-    "probabilistic_pca": ("vae.models", "probabilistic_pca"),
-    "factor_analysis": ("vae.models", "factor_analysis"),
-    "build": ("vae.training.build", "build"),
-    "fit": ("vae.training", "fit"),
-    "load": ("vae.training", "load"),
-    "Run": ("vae.training", "Run"),
-    "load_data": ("vae.data", "load_data"),
-    "Data": ("vae.data", "Data"),
-    "mlp_encoder": ("vae.networks", "MLPEncoder"),
-    "mlp_decoder": ("vae.networks", "MLPDecoder"),
-    "conv_encoder": ("vae.networks", "ConvEncoder"),
-    "conv_decoder": ("vae.networks", "ConvDecoder"),
-    "DiagonalGaussian": ("vae.posteriors", "DiagonalGaussian"),
-    "FullGaussian": ("vae.posteriors", "FullGaussian"),
-    "LaplacePosterior": ("vae.posteriors", "LaplacePosterior"),
-    "LogisticPosterior": ("vae.posteriors", "LogisticPosterior"),
-    "GumbelPosterior": ("vae.posteriors", "GumbelPosterior"),
-    "StudentTPosterior": ("vae.posteriors", "StudentTPosterior"),
-    "MultivariateTPosterior": ("vae.posteriors", "MultivariateTPosterior"),
-    "UniformPosterior": ("vae.posteriors", "UniformPosterior"),
-    "CauchyPosterior": ("vae.posteriors", "CauchyPosterior"),
-    "StandardNormal": ("vae.priors", "StandardNormal"),
-    "Bernoulli": ("vae.likelihoods", "Bernoulli"),
-    "Categorical": ("vae.likelihoods", "Categorical"),
-    "ContinuousBernoulli": ("vae.likelihoods", "ContinuousBernoulli"),
-    "DiscretizedLogistic": ("vae.likelihoods", "DiscretizedLogistic"),
-    "Gaussian": ("vae.likelihoods", "Gaussian"),
-    "GreyCrossEntropy": ("vae.likelihoods", "GreyCrossEntropy"),
-    "NegativeBinomial": ("vae.likelihoods", "NegativeBinomial"),
-    "EstimatorA": ("vae.objectives", "EstimatorA"),
-    "EstimatorB": ("vae.objectives", "EstimatorB"),
-    "IWAE": ("vae.objectives", "IWAE"),
-    "DReG": ("vae.objectives", "DReG"),
-    "StickingTheLanding": ("vae.objectives", "StickingTheLanding"),
-    "ScoreFunction": ("vae.objectives", "ScoreFunction"),
-    "evaluate_bound": ("vae.evaluation", "evaluate_bound"),
-    "measure": ("vae.evaluation", "measure"),
-    "ImportanceSampling": ("vae.evaluation", "ImportanceSampling"),
-    "FittedDensity": ("vae.evaluation", "FittedDensity"),
-    "Annealed": ("vae.evaluation", "Annealed"),
-    "Quadrature": ("vae.evaluation", "Quadrature"),
-    "Gaps": ("vae.evaluation", "Gaps"),
-    "evaluate_representation": ("vae.evaluation", "evaluate_representation"),
-    "VaeError": ("vae.errors", "VaeError"),
+# The public names by the module that holds them, and the classes that go by the name of a function.
+_PUBLIC = {
+    "vae.models": "VAE EM pca probabilistic_pca factor_analysis",
+    "vae.training.build": "build",
+    "vae.training": "fit load Run",
+    "vae.data": "load_data Data",
+    "vae.networks": "mlp_encoder mlp_decoder conv_encoder conv_decoder",
+    "vae.posteriors": "DiagonalGaussian FullGaussian LaplacePosterior LogisticPosterior GumbelPosterior "
+    "StudentTPosterior MultivariateTPosterior UniformPosterior CauchyPosterior",
+    "vae.priors": "StandardNormal",
+    "vae.likelihoods": "Bernoulli Categorical ContinuousBernoulli DiscretizedLogistic Gaussian GreyCrossEntropy "
+    "NegativeBinomial",
+    "vae.objectives": "EstimatorA EstimatorB IWAE DReG StickingTheLanding ScoreFunction",
+    "vae.evaluation": "evaluate_bound measure ImportanceSampling FittedDensity Annealed Quadrature Gaps "
+    "evaluate_representation",
+    "vae.errors": "VaeError",
 }
+_CLASSES = {
+    "mlp_encoder": "MLPEncoder",
+    "mlp_decoder": "MLPDecoder",
+    "conv_encoder": "ConvEncoder",
+    "conv_decoder": "ConvDecoder",
+}
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = ["__version__", *sorted(_WHERE)]
 
@@ -118,8 +93,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'vae' has no attribute {name!r}")
-    module, attribute = _WHERE[name]
-    value = getattr(importlib.import_module(module), attribute)
+    value = getattr(importlib.import_module(_WHERE[name]), _CLASSES.get(name, name))
     globals()[name] = value
     return value
 

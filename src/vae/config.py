@@ -1,4 +1,4 @@
-"""Settings from YAML, read strictly along a schema; all misfits are collected and reported at once."""
+"""Settings from YAML, checked strictly against a schema; all errors are collected and reported at once."""
 
 import difflib
 import re
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number, and refuses a key that stands twice and aliases (which can nest for ever)."""
+    """YAML that reads 1e-3 as a number, and refuses duplicate keys and aliases (which can nest without end)."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", mark)
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -47,13 +47,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# Numbers as people write them: YAML 1.1 takes 010 for eight, 1:30 for ninety, and 1e-3 for a word.
+# Numbers as people write them: YAML 1.1 reads 010 as eight, 1:30 as ninety, and 1e-3 as a string.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rows if not tag.endswith((":int", ":float"))]
     for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -78,7 +78,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError where it is missing, empty, or something else."""
+    """The mapping in a YAML file; ConfigError if it is missing, empty, or not a mapping."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def _nearest_file(path: Path) -> str:
 
 
 def override(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Apply `a.b=value` assignments (values are YAML) to a raw config; the config given is not changed."""
+    """A copy of a raw config with `a.b=value` assignments (values are YAML) applied."""
     raw = _copy(raw)
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
@@ -135,7 +135,7 @@ def read_grid(assignments: Iterable[str]) -> dict[str, list[Any]]:
         if not equals or not all(dotted.split(".")):
             raise ConfigError(f"--grid {assignment}: expected KEY=VALUE,VALUE,..., for example train.seed=0,1,2")
         if dotted in grid:
-            raise ConfigError(f"--grid {assignment}: {dotted} stands twice; give all its values at once")
+            raise ConfigError(f"--grid {assignment}: {dotted} is given twice; give all its values at once")
         grid[dotted] = _parse(f"[{text}]", f"--grid {assignment}")
         if not grid[dotted]:
             raise ConfigError(f"--grid {assignment}: {dotted} has no values; give one or more, with commas between")
@@ -143,7 +143,7 @@ def read_grid(assignments: Iterable[str]) -> dict[str, list[Any]]:
 
 
 def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a value of each key of a grid into a raw config; the config given is not changed."""
+    """A copy of a raw config with one value for each key of a grid."""
     raw = _copy(raw)
     for dotted in sorted(values):  # a block before what is in it
         _assign(raw, dotted, _copy(values[dotted]), f"--grid {dotted}")
@@ -158,7 +158,7 @@ def _copy(raw: Any) -> Any:
 
 
 def read(block: type[T], raw: Any, where: str, overridden: Iterable[str] = (), grid: Iterable[str] = ()) -> T:
-    """Turn a raw mapping into a block; ConfigError with one line a misfit, each with its place.
+    """Turn a raw mapping into a block; ConfigError with one line per error, each with its place.
 
     `where` names the source (the file); `overridden` are the assignments of `--set`, and `grid` the keys of `--grid`.
     """
@@ -177,7 +177,7 @@ def read(block: type[T], raw: Any, where: str, overridden: Iterable[str] = (), g
 
 
 class _Reader:
-    """Walks a raw config along the schema and collects (place, message) of every misfit."""
+    """Reads a raw config against the schema and collects (place, message) of every error."""
 
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
@@ -221,7 +221,7 @@ class _Reader:
             else:
                 default = option.default
                 if is_dataclass(option.type) and isinstance(option.type, type):
-                    default = self.block(option.type, {}, _join(place, key))  # its own defaults, parts among them
+                    default = self.block(option.type, {}, _join(place, key))  # its own defaults, including parts
                 elif isinstance(default, str) and any(isinstance(m, PartOf) for m in marks_of(option.type)):
                     default = self.value(option.type, default, _join(place, key))
                 values[key] = default
@@ -244,7 +244,7 @@ class _Reader:
         if isinstance(raw, str):
             raw = {"name": raw}
         elif isinstance(raw, dict) and "name" not in raw and isinstance(default, str):
-            raw = {"name": default, **raw}  # options alone are those of the part that is taken anyway
+            raw = {"name": default, **raw}  # options without a name are those of the default part
         if not isinstance(raw, dict) or "name" not in raw:
             return self.problem(
                 place, f"expected one of {names_of(table)}, or a mapping with its name, not {show(raw)}"
@@ -276,7 +276,7 @@ def _join(place: str, key: Any) -> str:
 
 
 def plain(settings: Any) -> Any:
-    """Settings as what YAML and JSON hold; reading it back gives the same settings."""
+    """Settings as plain values for YAML and JSON; reading them back gives the same settings."""
     if isinstance(settings, Part):
         return {"name": settings.name, **plain(settings.options)}
     if is_dataclass(settings) and not isinstance(settings, type):

@@ -1,18 +1,18 @@
-"""The errors that a user can mend; each message is one sentence: what, where, how to mend it."""
+"""The errors that a user can fix; each message is one sentence: what is wrong, where, and how to fix it."""
 
 
 class VaeError(Exception):
-    """The base of all errors below; a command prints its message alone and exits with `status`."""
+    """The base of these errors; a command prints only the message and exits with `status`."""
 
     status = 2
 
 
 class ConfigError(VaeError):
-    """A setting, or several (one line each), that the schema does not take."""
+    """One or several invalid settings, one line each."""
 
 
 class DataError(VaeError):
-    """A data file that is missing, truncated, altered, or not of the form that was asked for."""
+    """A data file that is missing, truncated, altered, or not in the requested form."""
 
 
 class CheckpointError(VaeError):
@@ -20,11 +20,11 @@ class CheckpointError(VaeError):
 
 
 class UsageError(VaeError):
-    """A command-line argument, or a call, that asks for what is not there."""
+    """An invalid command-line argument or call."""
 
 
 class TrainingFailed(VaeError):
-    """A bound that is not finite or explodes; the run's checkpoints stay as they were."""
+    """A bound that is not finite or explodes; the run's earlier checkpoints are kept."""
 
     status = 1
 
@@ -34,7 +34,7 @@ class PosteriorCollapse(UserWarning):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was told to stop by a signal, after its state was saved; `status` is the exit status."""
+    """A signal stopped training, and its state was saved; `status` is the exit status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

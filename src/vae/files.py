@@ -1,7 +1,14 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and logs of metrics, which are cut back to what a checkpoint counts."""
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
+
+from vae.errors import CheckpointError
+
+UNSAFE = r"[^A-Za-z0-9_.+-]+"  # what the name of a file or directory should not contain
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -23,3 +30,60 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class Log:
+    """Lines of metrics in memory, and in a file (one JSON object a line) if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line; it is in the file when this returns (on the disk after `flush`)."""
+        self.lines.append(line)
+        if self.path is not None:
+            with self.path.open("a", encoding="ascii") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def flush(self) -> None:
+        """Force the lines to the disk, so that no checkpoint is newer than its metrics."""
+        if self.path is not None and self.path.exists():
+            with self.path.open("ab") as file:  # Windows flushes only files that are open for writing
+                os.fsync(file.fileno())
+
+    def truncate(self, count: int) -> list[dict[str, Any]]:
+        """Keep the first `count` lines, and give them; CheckpointError if some of them are gone."""
+        assert self.path is not None, "a log in memory is not resumed"
+        self.lines = read_log(self.path)[:count]
+        if len(self.lines) < count:
+            raise CheckpointError(
+                f"{self.path}: holds {len(self.lines)} lines, and the checkpoint remembers {count}; put the file "
+                "back as it was"
+            )
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        return self.lines
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; what follows the last whole line (of a run at work) is left out."""
+    if not path.exists():
+        return []
+    read = []
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+        if text.endswith("\n"):
+            try:
+                read.append(_checked(json.loads(text)))
+            except ValueError:
+                raise CheckpointError(f"{path}: line {number} was not written by this library; restore it") from None
+    return read
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """A line that holds what every line holds; ValueError if it does not."""
+    if not isinstance(line, dict) or not isinstance(line.get("split"), str):
+        raise ValueError("not a line of metrics")
+    for key in ("step", "epoch", "samples", "seconds"):
+        if not isinstance(line.get(key), int | float) or not math.isfinite(line[key]):
+            raise ValueError(key)
+    return line

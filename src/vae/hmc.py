@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo on any log density, many chains of many data at once (Duane et al. 1987; Neal 2011).
 
-A chain is a value with init and step. Its noise is an argument: `noise(J)` says what one step needs. Acceptance is per
-chain and step sizes are per datum, so that no chain depends on another datum's.
+Functions of the state of the chains and of noise, which is an argument: `noise(J)` describes that of one step.
+Acceptance is per chain and step sizes are per datum, so that no chain depends on another datum.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,47 +15,47 @@ from vae.randomness import Noise
 LogDensity = Callable[[Tensor], Tensor]  # z (C, M, J) -> (C, M), nats, up to a constant
 
 DIVERGED = 1000.0  # nats of energy error beyond which a trajectory is counted as divergent
-SHORTEST = 0.3  # a trajectory's step size is between this share of the tuned one and all of it: a fixed time is near a
-# multiple of half a period of some density, where trajectories return to where they began
+SHORTEST = 0.3  # a trajectory's step size is drawn between this share of the tuned one and all of it: with a fixed one,
+# trajectories of some densities would always return to where they began
 
 
-class State(NamedTuple):
-    """Where the chains are; C chains of each of M data."""
+class Chains(NamedTuple):
+    """The state of C chains for each of M data."""
 
     z: Tensor  # (C, M, J)
     log_density: Tensor  # (C, M)
     gradient: Tensor  # (C, M, J)
 
 
-class Info(NamedTuple):
-    """What a step did."""
+class Transition(NamedTuple):
+    """The outcome of a step."""
 
     acceptance: Tensor  # (C, M), the probability with which the proposal was accepted
-    diverged: Tensor  # (C, M), whether the trajectory left the density
+    diverged: Tensor  # (C, M), whether the energy error exceeded DIVERGED
 
 
 def noise(latent_dim: int) -> Noise:
-    """Normals of one step of one chain: J of momentum, one to accept by, one to vary the step size."""
+    """Normal numbers for one step of one chain: J for the momentum, one to accept, one to vary the step size."""
     return Noise("normal", (latent_dim + 2,))
 
 
-def init(log_density: LogDensity, z: Tensor) -> State:
+def init(log_density: LogDensity, z: Tensor) -> Chains:
     """Chains that start at z (C, M, J)."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = log_density(z)
         (gradient,) = torch.autograd.grad(value.sum(), z)
-    return State(z.detach(), value.detach(), gradient)
+    return Chains(z.detach(), value.detach(), gradient)
 
 
 def leapfrog(
     log_density: LogDensity,
-    state: State,
+    state: Chains,
     momentum: Tensor,  # (C, M, J), in units of 1 / scale
-    step_size: Tensor,  # what broadcasts with (C, M)
+    step_size: Tensor,  # broadcasts with (C, M)
     scale: Tensor,  # (M, J), about the density's standard deviations
     num_steps: int,
-) -> tuple[State, Tensor]:
+) -> tuple[Chains, Tensor]:
     """Follow the energy -log density + |momentum|^2 / 2 for a time of num_steps * step_size.
 
     Reversible and volume-preserving; its energy error falls with the square of the step size (Neal 2011, section 2.3).
@@ -70,12 +70,12 @@ def leapfrog(
 
 def step(
     log_density: LogDensity,
-    state: State,
+    state: Chains,
     noise: Tensor,  # (C, M, J + 2), standard normal
     step_size: Tensor,  # (M,)
     scale: Tensor,  # (M, J)
     num_steps: int,
-) -> tuple[State, Info]:
+) -> tuple[Chains, Transition]:
     """One trajectory and its acceptance (Neal 2011, figure 2), which leaves the density invariant.
 
     A proposal whose energy is not finite is rejected, and its chain stays as it was, bit for bit.
@@ -86,16 +86,16 @@ def step(
     gain = (
         proposal.log_density - state.log_density - 0.5 * (end.square() - momentum.square()).sum(-1)
     )  # -(energy error)
-    accepted = torch.special.log_ndtr(accept) < gain  # False where the gain is NaN
+    accepted = torch.special.log_ndtr(accept) < gain  # False if the gain is NaN
     accepted &= torch.isfinite(proposal.log_density) & torch.isfinite(proposal.gradient).all(-1)
-    kept = State(
+    kept = Chains(
         torch.where(accepted[..., None], proposal.z, state.z),
         torch.where(accepted, proposal.log_density, state.log_density),
         torch.where(accepted[..., None], proposal.gradient, state.gradient),
     )
     usable = torch.isfinite(proposal.log_density) & ~gain.isnan()
     probability = torch.where(usable, gain, -torch.inf).clamp(max=0).exp()
-    return kept, Info(probability, ~(usable & (gain > -DIVERGED)))
+    return kept, Transition(probability, ~(usable & (gain > -DIVERGED)))
 
 
 class Tuning(NamedTuple):
@@ -123,21 +123,21 @@ def tuned(now: Tuning, start: Tensor, acceptance: Tensor, target: float) -> Tuni
 
 
 def _on_grid(log_step: Tensor) -> Tensor:
-    """Rounded to a sixteenth: chain and step size feed back on each other, and would blow up any difference in rounding
-    between minibatches of another size until their estimates differed."""
+    """Rounded to a multiple of 1/16: otherwise the feedback between chain and step size would amplify the rounding
+    differences between minibatch sizes until the estimates differed."""
     return (16 * log_step).round() / 16
 
 
 def tune(
     log_density: LogDensity,
-    state: State,
-    noises: Iterable[Tensor],  # (C, M, J + 2) each, one a step
+    state: Chains,
+    noises: Iterable[Tensor],  # (C, M, J + 2) each, one per step
     start: Tensor,  # (M,)
     scale: Tensor,  # (M, J)
     num_steps: int,
     target: float = 0.8,
-) -> tuple[State, Tensor]:
-    """Run a chain while its step size is tuned; the chain, warmed up, and the step size (M,) to freeze from here on."""
+) -> tuple[Chains, Tensor]:
+    """Run chains while tuning their step size; returns the warmed-up chains and the step size (M,) to use from then."""
     now = tuning(start)
     for eps in noises:
         state, info = step(log_density, state, eps, now.log_step.exp(), scale, num_steps)
@@ -148,7 +148,7 @@ def tune(
 def split_r_hat(draws: Tensor) -> Tensor:  # (T, C, M, J) -> (M,)
     """The potential scale reduction of the worst coordinate, each chain split in two (Gelman et al. 2013, eq. 11.4).
 
-    1 where the chains agree; more than about 1.1 where they have not mixed.
+    1 if the chains agree; more than about 1.1 if they have not mixed.
     """
     half = len(draws) // 2
     chains = torch.cat([draws[:half], draws[half : 2 * half]], 1)  # (T/2, 2C, M, J)

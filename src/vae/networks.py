@@ -1,8 +1,8 @@
-"""MLP and convolutional stacks between data and latents, of any depth and width, and how they start.
+"""Fully connected and convolutional networks of any depth and width, and their initialisation.
 
-An encoder maps (M, *data_shape) to (M, output_size), the numbers that the posterior asks for. A decoder maps
-(B, J) to (B, *output_shape), the numbers that the likelihood asks for. Neither ends in an activation. Any module that
-does the same can stand in their place.
+An encoder maps (M, *data_shape) to (M, output_size), the parameters of the posterior. A decoder maps (B, J) to
+(B, *output_shape), the parameters of the likelihood. Neither ends in an activation. Any module of the same shapes can
+replace them.
 """
 
 import itertools
@@ -43,7 +43,7 @@ def _kaiming(layer: nn.Module) -> None:
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
-# How a linear or convolutional layer starts: `torch` is PyTorch's own rule (Chen 2020); `normal` is N(0, 0.01^2) for
+# How layers are initialised: `torch` is PyTorch's own rule (Chen 2020); `normal` is N(0, 0.01^2) for
 # weights and biases (Kingma & Welling 2013, section 5; Laird); `xavier` Glorot & Bengio 2010; `kaiming` He et al. 2015.
 INITIALISATIONS: dict[str, Callable[[nn.Module], None]] = {
     "torch": lambda layer: None,
@@ -63,13 +63,13 @@ def _initialise(network: nn.Module, init: str) -> None:
 
 
 def _hidden(layer: nn.Module, width: int, activation: str, batch_norm: bool) -> list[nn.Module]:
-    """One hidden layer: the layer, batch normalisation where asked for, the activation."""
+    """One hidden layer: the layer, batch normalisation if asked for, the activation."""
     norm = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
     return [layer, *([norm(width)] if batch_norm else []), ACTIVATIONS[activation]()]
 
 
 def _dense(sizes: Sequence[int], activation: str, batch_norm: bool) -> list[nn.Module]:
-    """Hidden layers of the sizes after the first."""
+    """Hidden layers from each size to the next."""
     return [
         module
         for wide, next_wide in itertools.pairwise(sizes)
@@ -100,7 +100,7 @@ class MLPEncoder(nn.Module):
         _initialise(self, init)
 
     def forward(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (M, output_size)
-        """The numbers of the posterior."""
+        """The parameters of the posterior."""
         return self.layers(x)
 
 
@@ -129,12 +129,12 @@ class MLPDecoder(nn.Module):
         _initialise(self, init)
 
     def forward(self, z: Tensor) -> Tensor:  # (B, J) -> (B, *output_shape)
-        """The numbers of the likelihood."""
+        """The parameters of the likelihood."""
         return self.layers(z)
 
 
 def _conv_sizes(shape: tuple[int, ...], layers: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int]]:
-    """Height and width before the first and after each convolution; ConfigError where an image gets too small."""
+    """Height and width before the first and after each convolution; ConfigError if an image gets too small."""
     if len(shape) != 3:
         raise ConfigError(f"a conv network needs images (channels, height, width), and the data have shape {shape}")
     sizes = [(shape[1], shape[2])]
@@ -187,7 +187,7 @@ class ConvEncoder(nn.Module):
         _initialise(self, init)
 
     def forward(self, x: Tensor) -> Tensor:  # (M, C, H, W) -> (M, output_size)
-        """The numbers of the posterior."""
+        """The parameters of the posterior."""
         return self.layers(x)
 
 
@@ -232,7 +232,7 @@ class ConvDecoder(nn.Module):
         _initialise(self, init)
 
     def forward(self, z: Tensor) -> Tensor:  # (B, J) -> (B, C, H, W)
-        """The numbers of the likelihood."""
+        """The parameters of the likelihood."""
         return self.layers(z)
 
 

@@ -1,7 +1,7 @@
-"""q(z|x): from the numbers that an encoder network gives to a distribution of z.
+"""q(z|x): turns the output of an encoder network into a distribution of z.
 
-Scales come as logarithms, so that any numbers make a distribution and none has to be checked. Numbers that are all 0
-give a distribution about 0 of a scale of 1.
+Scales are given as logarithms, so that any output is valid and needs no check. An output of zeros gives a distribution
+with centre 0 and scale 1.
 """
 
 import functools
@@ -31,9 +31,9 @@ Degrees = Annotated[float, Interval(0.1, 1e6), "degrees of freedom"]
 
 
 class Posterior(nn.Module):
-    """What all heads have: latent_dim, the numbers they need a datum, and the noise of one sample of one datum."""
+    """The base of all heads: latent_dim, the size of the encoder's output, and the noise of one sample of one datum."""
 
-    output_size: int  # how many numbers a datum the encoder network has to give
+    output_size: int  # numbers per datum that the encoder network has to return
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -43,18 +43,18 @@ class Posterior(nn.Module):
 
     @functools.cached_property
     def noise(self) -> Noise:
-        """What eps of one sample of one datum is drawn from, and its shape."""
+        """The distribution of eps for one sample of one datum, and its shape."""
         return self._at_zero.noise
 
     @property
     def kl_is_infinite(self) -> bool:
-        """Whether KL(q || p) to a normal p is infinite, as it is where q has no variance: estimator B cannot use q."""
+        """Whether KL(q || p) to a normal p is infinite, because q has no finite variance: estimator B cannot use q."""
         return bool(torch.isinf(self._at_zero.variance).any())
 
     @property
-    def moves(self) -> bool:
-        """Whether the support of q moves with its parameters, so that a score function would be biased."""
-        return bool(self._at_zero.moves)
+    def support_depends_on_parameters(self) -> bool:
+        """Whether the support of q depends on its parameters, so that a score function would be biased."""
+        return bool(self._at_zero.support_depends_on_parameters)
 
     @property
     def _at_zero(self) -> Any:
@@ -128,14 +128,14 @@ class StudentTPosterior(LocationScalePosterior):
         self.df = df
 
     def family(self, loc: Tensor, log_scale: Tensor) -> StudentT:
-        """Of df degrees of freedom."""
+        """Student's t with df degrees of freedom."""
         return StudentT(loc, log_scale, self.df)
 
 
 class EllipticalPosterior(Posterior):
     """q(z|x) of dependent elements, z = loc + L e, L lower triangular.
 
-    The network gives the J locs, the J logarithms of the diagonal of L, then what lies below it, row by row.
+    The network gives the J locs, the J logarithms of the diagonal of L, then the elements below it, row by row.
     """
 
     def __init__(self, latent_dim: int) -> None:
@@ -162,7 +162,7 @@ class FullGaussian(EllipticalPosterior):
 
 @validated
 class MultivariateTPosterior(EllipticalPosterior):
-    """q(z|x) = multivariate Student's t; L as of full_gaussian."""
+    """q(z|x) = multivariate Student's t; L as in full_gaussian."""
 
     def __init__(self, latent_dim: int, *, df: Degrees = 5.0) -> None:
         super().__init__(latent_dim)

@@ -1,4 +1,4 @@
-"""p(z)."""
+"""The prior p(z)."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ class StandardNormal(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        # No parameter: a buffer only so that it follows the model's device and dtype, kept out of checkpoints.
+        # A buffer, so that it follows the model's device and dtype; neither a parameter nor in checkpoints.
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     def forward(self) -> Normal:  # elements (J,)

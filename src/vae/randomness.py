@@ -1,8 +1,8 @@
 """Named random streams, all derived from one seed. Nothing else in the package draws random numbers.
 
 Training draws in sequence from generators whose states are part of a checkpoint (`Streams`). Evaluation and static
-binarization draw by place (`datum_noise`): the numbers of datum i depend on (seed, name, i, block) alone, so neither
-order, batch size, limit nor device changes them.
+binarization draw by index (`datum_noise`): the numbers of datum i depend only on (seed, name, i, block), not on
+order, batch size, limit or device.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ NoiseKind = Literal["normal", "uniform"]
 
 
 class Noise(NamedTuple):
-    """What eps is drawn from, and the shape of one draw."""
+    """The distribution of eps, and the shape of one draw."""
 
     kind: NoiseKind
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
-    """Run torch's default generators from a derived seed and give them back as they were.
+    """Seed torch's default generators with a derived seed, and restore them at the end.
 
     Module constructors and a user's own modules (dropout) draw from the default generators.
     """
@@ -70,10 +70,10 @@ class Streams:
         return states
 
     def restore(self, states: dict[str, Tensor], step: int) -> None:
-        """Go on from saved states.
+        """Continue from saved states.
 
-        A state that was saved on another kind of device means nothing here: that stream starts from a seed of its own,
-        derived from the step, so that no noise comes twice.
+        A state that was saved on another kind of device cannot be used: that stream gets a new seed, derived from the
+        step, so that no noise is used twice.
         """
         for name, generator in (("noise", self.noise), ("pixels", self.pixels)):
             if states[name].shape == generator.get_state().shape:
@@ -94,13 +94,13 @@ def datum_noise(
     kind: NoiseKind,
     seed: int,
     name: str,
-    index: Tensor | Sequence[int],  # (M,) places of the data in their source
+    index: Tensor | Sequence[int],  # (M,) indices of the data in their source
     shape: Sequence[int],
     block: int = 0,
 ) -> Tensor:
-    """Noise of shape (M, *shape), float64 on the CPU; row m depends on (seed, name, index[m], block) alone.
+    """Noise of shape (M, *shape), float64 on the CPU; row m depends only on (seed, name, index[m], block).
 
-    Philox is a counter-based generator (Salmon et al. 2011): the place of a datum is its counter, so that any row can
+    Philox is a counter-based generator (Salmon et al. 2011): the index of a datum is its counter, so that any row can
     be drawn without those before it.
     """
     shape = tuple(shape)
@@ -113,6 +113,6 @@ def datum_noise(
     state["state"]["counter"] = counter
     for row, i in zip(out, torch.as_tensor(index).tolist(), strict=True):
         counter[2], counter[3] = block, i
-        philox.state = state  # also forgets what the last row left in the buffer
+        philox.state = state  # also clears what the last row left in the buffer
         row[...] = fill(shape)
     return torch.from_numpy(out)

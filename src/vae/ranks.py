@@ -1,7 +1,7 @@
-"""The processes of `torchrun` that train one model together, and how they come to do the same.
+"""The processes of `torchrun` that train one model together, and how they act as one.
 
-Rank 0 alone reads and writes files and speaks; what it has read, or found wrong, it tells the others. torch is imported
-only where there are several.
+Only rank 0 reads and writes files and prints; it sends the others what it has read, or its error. torch is imported
+only if there are several ranks.
 """
 
 import atexit
@@ -17,14 +17,14 @@ from vae.errors import VaeError
 T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# Others wait while rank 0 evaluates, however long; those who wait for a process that died are ended by torchrun.
+# The others wait while rank 0 evaluates, however long it takes; if a process dies, torchrun ends those that wait.
 _PATIENCE = timedelta(days=1)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that train together; mostly it is alone."""
+    """The place of this process among those that train together; by default it is alone."""
 
     rank: int = 0
     world: int = 1
@@ -32,7 +32,7 @@ class Ranks:
 
     @classmethod
     def launched(cls) -> "Ranks":
-        """The ranks that torchrun has started, by its environment variables."""
+        """The ranks that torchrun has started, from its environment variables."""
         if not all(name in os.environ for name in _VARIABLES):
             return cls()
         rank, world, local_rank = (int(os.environ[name]) for name in _VARIABLES[:3])
@@ -40,7 +40,7 @@ class Ranks:
 
     @classmethod
     def joined(cls) -> "Ranks":
-        """The same, able to talk: the first call joins the process group, which is left when the process ends."""
+        """The same, in a process group, which the first call joins and the end of the process leaves."""
         ranks = cls.launched()
         if ranks.several:
             import torch
@@ -54,23 +54,23 @@ class Ranks:
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """Whether there are other ranks."""
         return self.world > 1
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that reads, writes and speaks."""
+        """Whether this process is the one that reads, writes and prints."""
         return self.rank == 0
 
     def part(self, size: int) -> slice:
-        """This rank's share of so many rows, as `torch.tensor_split` gives it: contiguous, of sizes that differ by one
-        at most; the later ranks get none where rows are fewer than ranks."""
+        """This rank's share of `size` rows, as in `torch.tensor_split`: contiguous, with sizes that differ by at most
+        one; if there are fewer rows than ranks, the last ranks get none."""
         quotient, rest = divmod(size, self.world)
         start = self.rank * quotient + min(self.rank, rest)
         return slice(start, start + quotient + (self.rank < rest))
 
     def once(self, function: Callable[[], T]) -> T:
-        """The result of a function that rank 0 calls, or its error, on every rank."""
+        """The result of a function that only rank 0 calls, or its error, on every rank."""
         if not self.several:
             return function()
         import torch.distributed as dist
@@ -97,9 +97,9 @@ class Ranks:
                 raise error
         return result
 
-    def said(self, seconds: float = 10.0) -> None:
-        """Wait until rank 0 has called this too: torchrun ends all processes once one of them ends with an error, and
-        rank 0 has to say it first."""
+    def wait_for_rank_0(self, seconds: float = 10.0) -> None:
+        """Wait until rank 0 has called this too, after it printed the error: torchrun ends all processes as soon as one
+        of them fails."""
         if not self.several:
             return
         import torch.distributed as dist
@@ -107,13 +107,13 @@ class Ranks:
         try:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=seconds))
-            store.set("vae/said", "") if self.first else store.wait(["vae/said"])
-        except RuntimeError:  # rank 0 has gone without a word, and the store may have gone with it
+            store.set("vae/rank_0_is_done", "") if self.first else store.wait(["vae/rank_0_is_done"])
+        except RuntimeError:  # rank 0 ended without calling this, and the store may have ended with it
             pass
 
 
 def _attempt(function: Callable[[], T]) -> tuple[Any, Exception | None]:
-    """A result, or the error that a user can mend; any other error ends this process, and torchrun the others."""
+    """A result, or an error that the user can fix; any other error ends this process, and torchrun the others."""
     try:
         return function(), None
     except (VaeError, OSError) as error:
@@ -124,30 +124,30 @@ def _attempt(function: Callable[[], T]) -> tuple[Any, Exception | None]:
 class Stop:
     """The signal that asks a run to stop: `signal`, to be acted on between two steps.
 
-    A process alone acts on what it hears. Signals reach several processes between different steps, so they act on one
-    when all of them know: they add up their flags, and settle it by the sums.
+    A single process acts on every signal that it receives. Several processes receive it between different steps, so
+    they sum their flags over the ranks and act on the sums, which are the same for all.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
     signal: int | None = None
-    flags: list[float] = field(default_factory=lambda: [0.0 for _ in _SIGNALS])  # of what this process has heard
+    flags: list[float] = field(default_factory=lambda: [0.0 for _ in _SIGNALS])  # 1 for a signal received here
 
-    def hear(self, number: int) -> None:
-        """Note a signal."""
+    def record(self, number: int) -> None:
+        """Record a signal that this process received."""
         self.flags[_SIGNALS.index(signal.Signals(number))] = 1.0
         if not self.ranks.several:
-            self.settle(self.flags)
+            self.resolve(self.flags)
 
-    def settle(self, sums: Sequence[float]) -> None:
-        """Act on the signals that some rank has heard."""
-        self.signal = next((int(number) for number, heard in zip(_SIGNALS, sums, strict=True) if heard), None)
+    def resolve(self, sums: Sequence[float]) -> None:
+        """Set `signal` from the flags, summed over the ranks."""
+        self.signal = next((int(number) for number, flag in zip(_SIGNALS, sums, strict=True) if flag), None)
 
-    def agree(self) -> None:
-        """Settle it apart from a step."""
+    def sync(self) -> None:
+        """Sum the flags over the ranks apart from a step."""
         if self.ranks.several:
             import torch
             import torch.distributed as dist
 
             sums = torch.tensor(self.flags, dtype=torch.float64)
             dist.all_reduce(sums)
-            self.settle(sums.tolist())
+            self.resolve(sums.tolist())

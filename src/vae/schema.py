@@ -1,4 +1,4 @@
-"""The words in which constructors and blocks say what settings they take: the signature is the schema.
+"""How constructors and blocks declare the settings they take: the signature is the schema.
 
 A *part* is chosen by name from a table (a dictionary of constructors); its options are the keyword-only parameters of
 its constructor. A *block* is a frozen dataclass of such parameters.
@@ -20,7 +20,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers that a setting may take: low <= value <= high, or low < value where `open` is set."""
+    """The numbers that a setting may take: low <= value <= high, or low < value if `open`."""
 
     low: float
     high: float = math.inf
@@ -42,21 +42,21 @@ Index = Annotated[int, Interval(0, 2**53)]
 
 @dataclass(frozen=True)
 class OneOf:
-    """A name out of a table whose rows take no options."""
+    """A name from a table whose rows take no options."""
 
     table: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class PartOf:
-    """A part out of a table: its name, or a mapping of its name and options."""
+    """A part from a table: its name, or a mapping with its name and options."""
 
     table: Mapping[str, Callable[..., Any]]
 
 
 @dataclass(frozen=True)
 class OptionsOf:
-    """The keys of a block that are no fields of it: options of the row of `table` that the block's `name` chooses."""
+    """The keys of a block that are not its fields: options of the row of `table` that the block's `name` chooses."""
 
     table: Mapping[str, Callable[..., Any]]
 
@@ -69,7 +69,7 @@ class Part:
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, table: Mapping[str, Callable[..., Any]], *given: Any) -> Any:
-        """Call the row's constructor on what the program gives, then the options."""
+        """Call the row's constructor with the given arguments and the options."""
         return table[self.name](*given, **self.options)
 
 
@@ -100,7 +100,7 @@ def options_of(constructor: Callable[..., Any]) -> dict[str, Option]:
 
 
 def validated(constructor: type[C]) -> type[C]:
-    """Hold a part's options to its signature also where it is called by hand; ConfigError names the option."""
+    """Check a part's options against its signature in direct calls too; ConfigError names the option."""
     init = constructor.__init__
 
     @functools.wraps(init)
@@ -120,9 +120,9 @@ def validated(constructor: type[C]) -> type[C]:
 
 
 def describe(part: Any, table: Mapping[str, Callable[..., Any]]) -> Part:
-    """Read a built part back into its name and options, which it keeps as attributes of the same names.
+    """The name and options of a built part, which keeps its options as attributes of the same names.
 
-    Anything that is no row of the table (a user's own module) is described as the part `module`.
+    Anything that is not a row of the table (a user's own module) is described as the part `module`.
     """
     for name, constructor in table.items():
         if type(part) is constructor:
@@ -134,11 +134,11 @@ def describe(part: Any, table: Mapping[str, Callable[..., Any]]) -> Part:
 
 
 class Misfit(Exception):
-    """A value that does not fit its type; carries why. The config reader turns it into a message with its place."""
+    """A value that does not fit its type, with the reason; the config reader adds the place."""
 
 
 def fitted(type_: Any, raw: Any) -> Any:
-    """The value as its type; raises where it is of another type or out of range. True is no int, 20.5 neither."""
+    """The value as its type; Misfit if it is of another type or out of range. Neither True nor 20.5 is an int."""
     marks = marks_of(type_)
     if get_origin(type_) is Annotated:
         type_ = get_args(type_)[0]
@@ -189,7 +189,7 @@ def _scalar(type_: type, raw: Any) -> Any:
 
 
 def marks_of(type_: Any) -> tuple[Any, ...]:
-    """What an annotation says beside the type: intervals and tables, and texts for people."""
+    """What an annotation holds besides the type: intervals, tables, and descriptions."""
     return get_args(type_)[1:] if get_origin(type_) is Annotated else ()
 
 
@@ -205,13 +205,13 @@ def names_of(names: Iterable[Any]) -> str:
 
 
 def not_one_of(raw: Any, names: Iterable[Any]) -> str:
-    """What is said of a value that is none of the names, with the nearest."""
+    """The message for a value that is not one of the names, with the nearest name."""
     near = difflib.get_close_matches(str(raw), [str(name) for name in names], n=1, cutoff=0.5)
     return f"{show(raw)} is not one of {names_of(names)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """A hint with the nearest right name, or the list of them."""
+    """A hint: the nearest known name, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if near:

@@ -328,7 +328,7 @@ class TestFamily:
         z = family.transform(noise).detach()
         scores = torch.autograd.grad(expectation(family.log_prob(z), weights).sum(), parameters)
         biased = max(score.abs().max().item() for score in scores) > 1e-3
-        assert biased == (family.moves and not isinstance(family, Triangular))
+        assert biased == (family.support_depends_on_parameters and not isinstance(family, Triangular))
 
     def test_edges_of_float32_noise_give_finite_values_and_gradients(self, case):
         """Uniform generators reach 0 and 1 - 2^-24; normal ones, 6."""

@@ -14,8 +14,6 @@ from tests.oracles import numbers, trapezoid
 from vae.distributions import sum_from, support_of
 from vae.errors import ConfigError
 from vae.likelihoods import (
-    DEFAULT_LIKELIHOOD,
-    FITTING_SUPPORTS,
     LIKELIHOODS,
     Bernoulli,
     Categorical,
@@ -25,6 +23,7 @@ from vae.likelihoods import (
     GreyCrossEntropy,
     NegativeBinomial,
 )
+from vae.likelihoods.advice import DEFAULT_LIKELIHOOD, FITTING_SUPPORTS
 from vae.likelihoods.binary import ContinuousBernoulliLogits, log_expm1_ratio
 from vae.likelihoods.discrete import LogisticLevels, NegativeBinomialCounts
 
@@ -235,7 +234,7 @@ def test_supports_cover_every_kind_and_defaults_fit():
 
 # ------------------------------------------------------------------------------------------------- continuous Bernoulli
 
-SIZES = [0.0, 1e-8, 1e-3, 0.0999, 0.1001, 0.7, 5.0, 17.0, 40.0, 100.0, 316.0, 800.0]
+SIZES = [0.0, 1e-8, 1e-3, 0.0999, 0.1001, 0.3, 0.7, 0.999, 1.001, 5.0, 17.0, 40.0, 100.0, 316.0, 800.0]
 SIGNED = [sign * size for size in SIZES for sign in (-1, 1)]
 
 

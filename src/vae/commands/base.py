@@ -76,13 +76,20 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
         except OSError as error:
             return _ended(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not _out_of_memory(error):
                 raise
             print(f"out of memory: {str(error).splitlines()[0]}; choose smaller sizes or batches", file=sys.stderr)
             return 1
         return 0
 
     return run
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory has run out, and no other error speaks of it; told without torch, which would take a second."""
+    allocator = ("not enough memory: you tried to allocate", "can't allocate memory")  # torch's own on the processor
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error) for words in allocator)
 
 
 def _ended(sentence: object, status: int) -> int:
@@ -92,7 +99,7 @@ def _ended(sentence: object, status: int) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if ranks.first:
         print(sentence, file=sys.stderr, flush=True)
-    ranks.said()
+    ranks.wait_for_rank_0()
     return status
 
 

@@ -22,6 +22,8 @@ from vae.errors import UsageError
 
 ATTEMPTS = 3  # how often a cell is begun whose worker is killed
 STOPPED = (130, 143)  # the exit statuses of a cell that a signal has stopped, after its state was saved
+KILLS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # signals from without; by any other a worker ends of itself
+LAST_LINES = 10  # of what a worker said that crashed
 
 
 class Event(NamedTuple):
@@ -38,21 +40,30 @@ class Event(NamedTuple):
 class _Worker:
     """A cell in a process of its own, in a session of its own: Ctrl-C reaches it through us."""
 
-    def __init__(self, cell: Cell, threads: int) -> None:
-        self.cell = cell
+    def __init__(self, cell: Cell, threads: int, place: int) -> None:
+        self.cell, self.place = cell, place
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", worker.__name__, *worker.arguments(cell, threads)],
             stdin=subprocess.PIPE,  # its end tells the worker that we are gone
             stdout=subprocess.DEVNULL,
             stderr=self.stderr,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **_own_gpu(place)},
             start_new_session=True,
         )
 
     def words(self) -> str:
         self.stderr.seek(0)
         return self.stderr.read().decode(errors="replace").strip()
+
+
+def _own_gpu(place: int) -> dict[str, str]:
+    """What lets the worker at a place see one GPU of several alone: each takes the first that it sees."""
+    import torch
+
+    count = torch.cuda.device_count()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return {"CUDA_VISIBLE_DEVICES": seen[place % count]} if count > 1 else {}
 
 
 def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generator[Event, None, None]:
@@ -63,7 +74,7 @@ def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generato
         while waiting or running:
             while waiting and len(running) < processes:
                 cell = waiting.popleft()
-                running.append(_Worker(cell, threads))
+                running.append(_Worker(cell, threads, min(set(range(processes)) - {w.place for w in running})))
                 attempts[cell.name] += 1
                 again = "its worker was killed; taken up again"
                 yield Event(cell, None, "training" if attempts[cell.name] == 1 else again)
@@ -71,18 +82,26 @@ def run_locally(cells: Sequence[Cell], processes: int, threads: int) -> Generato
             for ended in [w for w in running if w.process.poll() is not None]:
                 running.remove(ended)
                 status = ended.process.returncode
-                killed = status < 0 or status in STOPPED
-                if killed and attempts[ended.cell.name] < ATTEMPTS:
+                by = _signal(status)
+                if by in KILLS and attempts[ended.cell.name] < ATTEMPTS:
                     waiting.appendleft(ended.cell)
                 else:
-                    yield Event(ended.cell, status, _killed(status) if killed else ended.words())
+                    yield Event(ended.cell, status, _last_words(by, ended.words()))
     finally:
         _stop(running)
 
 
-def _killed(status: int) -> str:
-    number = -status if status < 0 else status - 128
-    return f"its worker was killed {ATTEMPTS} times, at last by {signal.Signals(number).name}"
+def _signal(status: int) -> str | None:
+    """The signal that has ended a worker, if one has."""
+    number = -status if status < 0 else status - 128 if status in STOPPED else 0
+    return signal.Signals(number).name if number else None
+
+
+def _last_words(by: str | None, words: str) -> str:
+    """What is told of a worker that is not begun again; the reason comes last."""
+    if by in KILLS:
+        return f"its worker was killed {ATTEMPTS} times, at last by {by}"
+    return "\n".join([*words.splitlines()[-LAST_LINES:], f"its worker crashed with {by}"]) if by else words
 
 
 def _stop(running: Sequence[_Worker]) -> None:

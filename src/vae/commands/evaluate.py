@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from vae.commands.base import (
 )
 from vae.commands.questions import METHODS
 from vae.errors import UsageError
+from vae.files import UNSAFE
 
 if TYPE_CHECKING:
     from vae.data import Data, Split
@@ -35,7 +38,8 @@ def _parser() -> Parser:
         "evaluate",
         "Print the evidence lower bound of a trained model and its two terms over a split: mean, standard error, n.\n"
         "With --log-likelihood also log p(x): by importance sampling (is), a density fitted to posterior samples\n"
-        "(hmc), annealed importance sampling (ais), or quadrature (up to 3 latents).",
+        "(hmc), annealed importance sampling (ais), or quadrature (up to 3 latents).\n"
+        "The answer is kept in RUN/evaluations, in a file with the name of what was asked.",
         "runs/digits_d2 --log-likelihood is --num-samples 5000 --limit 100",
     )
     add_runs(parser)
@@ -66,7 +70,12 @@ def _parser() -> Parser:
         action="store_true",
         help="accuracy of classifiers on the codes, beside pixels, PCA, auto-encoders; --limit: labels to fit on",
     )
-    parser.add_argument("--batch-size", type=positive, default=1000, help="changes the speed, not the numbers")
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="M",
+        help="data at a time (default: 1000; for log p(x), what suits the method): changes the speed, not the numbers",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
     parser.add_argument("--save", metavar="FILE.npz", help="write the values of each datum")
     return parser
@@ -82,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     opened, split, name, data = _open(args)
     answers, columns = questions.ask(opened.model, split, name, data, args)  # first: it may refuse
     elbo_samples = 1 if answers else args.num_samples or 1
-    record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size)
+    record, values = evaluate_split(opened, split, name, args.seed, elbo_samples, args.batch_size or 1000)
     record.update(answers)
     values.update(columns)
     if args.data is not None:
@@ -90,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save:
         write_npz(args.save, values)
     print(json.dumps(record, allow_nan=False) if args.json else table(record))
-    keep(opened, record)
+    keep(opened, record, evaluation_name(args, Path(args.data).resolve() if args.data else None))
 
 
 def _open(args: Any) -> tuple[LoadedRun, Split, str, Data | None]:
@@ -112,8 +121,8 @@ def _open(args: Any) -> tuple[LoadedRun, Split, str, Data | None]:
 def evaluate_split(
     opened: LoadedRun, split: Split, name: str, seed: int = 0, num_samples: int = 1, batch_size: int = 1000
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is printed and kept in evaluation.json, and the values of each datum."""
-    from vae.evaluation import evaluate_bound, summary, warn_of_collapse
+    """What is printed and kept of an evaluation, and the values of each datum."""
+    from vae.evaluation import evaluate_bound, mean_and_stderr, warn_of_collapse
     from vae.training.checks import check_support
 
     model = opened.model
@@ -123,7 +132,7 @@ def evaluate_split(
         warn_of_collapse(result.active_units)
     columns = {key: getattr(result, key) for key in ("elbo", "log_p_x_given_z", "kl")}
     record: dict[str, Any] = {
-        **{key: summary(column) for key, column in columns.items()},
+        **{key: mean_and_stderr(column) for key, column in columns.items()},
         "density": model.is_density,
         "estimator": result.estimator,
         "num_samples": num_samples,
@@ -139,15 +148,56 @@ def evaluate_split(
     return record, {**{key: column.numpy() for key, column in columns.items()}, "index": split.index.numpy()}
 
 
-def keep(opened: LoadedRun, record: dict[str, Any]) -> None:
-    """Write a record into the run, as its evaluation.json."""
+# ------------------------------------------------------------------------------------- what a run keeps
+
+
+def evaluation_name(args: Any, data: Path | None) -> str:
+    """The name of what was asked: test, or test_limit-100_seed-3_is-5000.
+
+    A split's name alone stands for all of it, at seed 0, with one sample, from the checkpoint that is taken unasked.
+    """
+    flags = {"representation": args.representation, "self-check": args.self_check, "gaps": args.gaps}
+    asked = [word for word, wanted in {**flags, args.log_likelihood: args.log_likelihood}.items() if wanted]
+    if args.num_samples and (asked or args.num_samples > 1):  # one is the ELBO's own number
+        asked = [*asked[:-1], f"{asked[-1] if asked else 'samples'}-{args.num_samples}"]
+    checkpoint = None if args.checkpoint == "best" else args.checkpoint  # best is taken unasked
+    before = {"checkpoint": checkpoint, "limit": args.limit, "seed": args.seed or None}
+    after = {"chains": args.chains, "start": args.start}
+    first, last = ([f"{key}-{value}" for key, value in part.items() if value is not None] for part in (before, after))
+    return "_".join([args.split if data is None else _name_of(data), *first, *asked, *last])
+
+
+def _name_of(data: Path) -> str:
+    """A name for a user's file that a file system takes, and that another file of the same name has not."""
+    return f"data-{re.sub(UNSAFE, '-', data.stem)[:60]}-{hashlib.sha256(str(data).encode()).hexdigest()[:8]}"
+
+
+def evaluation_file(run: Path, name: str = "test") -> Path:
+    """Where a run keeps an evaluation."""
+    return run / "evaluations" / f"{name}.json"
+
+
+def keep(opened: LoadedRun, record: dict[str, Any], name: str = "test") -> None:
+    """Write a record into the run."""
     from vae.files import write_atomically
 
-    content = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+    file, content = evaluation_file(opened.path, name), json.dumps(record, indent=2, allow_nan=False) + "\n"
     try:
-        write_atomically(opened.path / "evaluation.json", content)
+        write_atomically(file, content.encode())
     except OSError as error:  # somebody else's run; what was asked for is printed
-        print(f"{opened.path / 'evaluation.json'}: not written: {error.strerror}", file=sys.stderr)
+        print(f"{file}: not written: {error.strerror}", file=sys.stderr)
+
+
+def kept(run: Path) -> dict[str, Any] | None:
+    """The evaluation of the whole test split that a run keeps, if there is one."""
+    try:
+        record = json.loads(evaluation_file(run).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
+
+
+# ------------------------------------------------------------------------------------- in words
 
 
 def table(record: dict[str, Any]) -> str:

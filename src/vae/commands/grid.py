@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.errors import ConfigError, UsageError
+from vae.errors import ConfigError, UsageError, VaeError
+from vae.files import UNSAFE
 
 if TYPE_CHECKING:
     from vae.training import Settings
 
 SEED = "train.seed"
-UNSAFE = r"[^A-Za-z0-9_.+-]+"  # in the name of a directory
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Cell:
     values: Mapping[str, Any]
     settings: Settings
     path: Path
-    test_size: int = 0  # data of the whole test split
 
     @property
     def point(self) -> Mapping[str, Any]:
@@ -100,7 +99,7 @@ def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
         for i in places:
             cell, train = cells[i], cells[i].settings.train
             settings = with_likelihood(cell.settings, data.kind)
-            found[i] = replace(cell, settings=settings, test_size=len(data.test))
+            found[i] = replace(cell, settings=settings)
             point = json.dumps(cell.point)
             if point in seen:
                 continue
@@ -115,21 +114,32 @@ def checked(cells: Sequence[Cell], here: bool) -> list[Cell]:
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
-    """The evaluation of a cell that is done; None where it has to be trained, or measured, first.
+    """The evaluation of a cell that is done; None if it has to be trained, or measured, first."""
+    from vae.commands.evaluate import kept
 
-    What `evaluate.py` has left since on another split, on part of it or with other noise is not what train.py leaves.
-    """
-    from vae.training.loading import finished_at
+    record = kept(cell.path)
+    return record if record and _finished_at(cell.path, cell.settings) == record["step"] else None
+
+
+def _finished_at(path: Path, settings: Settings) -> int | None:
+    """The step of the checkpoint that `load_run` opens, if this is a run of these very settings with nothing left to
+    train; None if it has further to go, has other settings (places of data and device apart), or is not a run."""
+    from vae.training.checkpoint import read_values
+    from vae.training.loading import checkpoints
+    from vae.training.progress import Progress
+    from vae.training.run import plan_of
+    from vae.training.run_directory import open_config, other_settings
+    from vae.training.settings import read_settings
 
     try:
-        record = json.loads((cell.path / "evaluation.json").read_text())
-        wanted = {"split": "test", "seed": 0, "num_samples": 1, "step": record["step"]}
-        whole = record["elbo"]["n"] == cell.test_size and "data" not in record
-        if not whole or {key: record[key] for key in wanted} != wanted:
+        theirs = read_settings(open_config(path))
+        values: dict[str, Any] = {name: read_values(file) for name, file in checkpoints(path).items()}
+        if "last" not in values or other_settings(theirs, settings):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+        done = Progress(**values["last"]["progress"]).finished(plan_of(settings))
+        return next(iter(values.values()))["step"] if done else None
+    except (VaeError, KeyError, TypeError):
         return None
-    return record if finished_at(cell.path, cell.settings) == record["step"] else None
 
 
 # ------------------------------------------------------------------------------------- the directory

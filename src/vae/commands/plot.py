@@ -15,6 +15,7 @@ from vae.commands.base import (
     chosen_split,
     command,
     natural,
+    open_on_device,
     open_with_data,
     positive,
 )
@@ -243,7 +244,7 @@ def main_samples(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=positive, default=100, help="how many (default: 100)")
     parser.add_argument("--seed", type=natural, default=0, help="default: 0")
     args = parser.parse_args(argv)
-    _report(draw_samples(_open(args), args.count, args.seed, args.out))
+    _report(draw_samples(open_on_device(args.run, args.checkpoint), args.count, args.seed, args.out))
 
 
 @command
@@ -257,7 +258,7 @@ def main_manifold(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=positive, default=20, help="images along a side (default: 20)")
     parser.add_argument("--range", type=_limit, default=4.0, metavar="R", help="z from -R to R (default: 4)")
     args = parser.parse_args(argv)
-    _report(draw_manifold(_open(args), args.count, args.range, args.out))
+    _report(draw_manifold(open_on_device(args.run, args.checkpoint), args.count, args.range, args.out))
 
 
 @command
@@ -299,9 +300,3 @@ def _limit(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
     return value
-
-
-def _open(args: Any) -> LoadedRun:
-    from vae.training.loading import load_run
-
-    return load_run(args.run, which=args.checkpoint)

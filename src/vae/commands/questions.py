@@ -64,22 +64,27 @@ def ask(model: VAE, split: Split, name: str, data: Data | None, args: Any) -> tu
     return {}, {}
 
 
+def _how(args: Any) -> dict[str, Any]:
+    """How every estimate is made."""
+    return {"seed": args.seed, "batch_size": args.batch_size, "verbose": True}
+
+
 def log_likelihood(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record of --log-likelihood, and the values of each datum."""
     from vae.evaluation import measure
 
     estimator = estimator_of(args.log_likelihood, args.num_samples, args.chains, args.start)
-    columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
+    columns = measure(model, split, estimator, name=name, **_how(args))
     return describe(estimator, columns, model.latent_dim), {k: v.numpy() for k, v in columns.values.items()}
 
 
 def describe(estimator: Any, columns: Columns, latent_dim: int) -> dict[str, Any]:
     """What an estimator found, for people and programs."""
-    from vae.evaluation import summary
+    from vae.evaluation import mean_and_stderr
 
     enough, verdict = estimator.verdict(columns.values, latent_dim)
     record = {
-        **summary(columns["log_p_x"]),
+        **mean_and_stderr(columns["log_p_x"]),
         "monte_carlo_error": _number(columns.monte_carlo_error()),
         "estimator": estimator.method,
         "num_samples": estimator.num_samples,
@@ -97,16 +102,16 @@ def describe(estimator: Any, columns: Columns, latent_dim: int) -> dict[str, Any
 
 def gaps(model: VAE, split: Split, name: str, args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record of --gaps, and the values of each datum."""
-    from vae.evaluation import Gaps, measure, summary
+    from vae.evaluation import Gaps, mean_and_stderr, measure
 
     estimator = Gaps() if args.num_samples is None else Gaps(num_samples=args.num_samples)
-    columns = measure(model, split, estimator, name=name, seed=args.seed, verbose=True)
+    columns = measure(model, split, estimator, name=name, **_how(args))
     record: dict[str, Any] = {"num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}
     errors = dict.fromkeys(_GAPS, "error") | {"best": "best_error", "bound": "bound_error"}
     errors |= {key: f"{key}_error" for key in ("approximation", "amortisation")}
     for key in _GAPS:
         error = _number(columns.monte_carlo_error(errors[key]))
-        record[key] = {**summary(columns[key]), "monte_carlo_error": error}
+        record[key] = {**mean_and_stderr(columns[key]), "monte_carlo_error": error}
     record["k_hat"] = {"median": _number(columns["k_hat"].median().item()), "above": _share_above(columns["k_hat"])}
     return record, {k: v.numpy() for k, v in columns.values.items()}
 
@@ -118,7 +123,7 @@ def _share_above(k_hat: Any) -> float:
 
 def self_check(model: VAE, args: Any) -> dict[str, Any]:
     """log p(x) of data simulated from the model, bounded from both sides, and the chosen estimate beside."""
-    from vae.evaluation import Annealed, SandwichedAnnealing, measure, simulated, summary
+    from vae.evaluation import Annealed, SandwichedAnnealing, mean_and_stderr, measure, simulated
 
     count = args.limit or SIMULATED
     split, codes = simulated(model, count, args.seed)
@@ -128,14 +133,14 @@ def self_check(model: VAE, args: Any) -> dict[str, Any]:
     if method != "ais":
         estimator = estimator_of(method, args.num_samples, args.chains if method == "hmc" else None)
         estimator.check(model)
-    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", seed=args.seed, verbose=True)
-    lower, upper = summary(both["log_p_x"]), summary(both["upper"])
-    gap = summary(both["upper"] - both["log_p_x"])
+    both = measure(model, split, SandwichedAnnealing(annealing, codes), name="simulated", **_how(args))
+    lower, upper = mean_and_stderr(both["log_p_x"]), mean_and_stderr(both["upper"])
+    gap = mean_and_stderr(both["upper"] - both["log_p_x"])
     record: dict[str, Any] = {"lower": lower, "upper": upper, "gap": gap, "seconds": round(both.seconds, 3)}
     words = f"on data simulated from this model, the bounds of log p(x) are {gap['mean']:.3f} nats apart"
     words += f" (standard error {gap['stderr']:.3f})" if gap["stderr"] is not None else ""
     if method != "ais":
-        columns = measure(model, split, estimator, name="simulated", seed=args.seed, verbose=True)
+        columns = measure(model, split, estimator, name="simulated", **_how(args))
         record["estimate"] = describe(estimator, columns, model.latent_dim)
         words += "; " + _placed(method, columns, both)
     elif gap["mean"] > 1:

@@ -52,8 +52,9 @@ def _parser() -> Parser:
         "--processes",
         type=positive,
         metavar="N",
-        help="how many runs at a time, on this machine (default: as many as its cores hold). Each has one torch "
-        "thread, so that they do not fight for cores; OMP_NUM_THREADS gives them more",
+        help="how many runs at a time, on this machine (default: as many as its cores hold, or one a GPU where they "
+        "train on GPUs). Each has one torch thread, so that they do not fight for cores; OMP_NUM_THREADS gives them "
+        "more",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
     return parser
@@ -123,7 +124,7 @@ def _train(args: Any, cells: Sequence[Cell], total: int) -> dict[str, str]:
     from vae.commands.grid import finished
 
     threads = _threads()
-    processes = args.processes or max(1, _cores() // threads)
+    processes = args.processes or _processes(args.engine, cells, threads)
     _say(f"{total} runs, {total - len(cells)} of them finished")
     done, began, failures = total - len(cells), dict[str, float](), dict[str, str]()
     try:
@@ -156,6 +157,16 @@ def _say(line: str) -> None:
 def _threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else 1
+
+
+def _processes(engine: str, cells: Sequence[Cell], threads: int) -> int:
+    """How many runs at a time: as many as the cores hold, or one a GPU where a run would share its memory and time."""
+    import torch
+
+    from vae.training.build import choose_device
+
+    on_gpus = engine != "ray" and any(choose_device(cell.settings.train.device).type == "cuda" for cell in cells)
+    return torch.cuda.device_count() if on_gpus else max(1, _cores() // threads)
 
 
 def _cores() -> int:

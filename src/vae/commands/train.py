@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,13 +63,15 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
+    from vae.likelihoods.advice import check_kind
     from vae.training.build import build_model, resolve
-    from vae.training.checks import check_kind, check_parts
+    from vae.training.checks import check_parts
 
     settings, shape, kind = resolve(_settings(args)[0])
     model = build_model(settings.model, shape, settings.train.seed)
     check_parts(settings, model)
-    check_kind(kind, (0, 1) if kind != "real" else (float("-inf"), float("inf")), settings.data.name, model)
+    unbounded = (float("-inf"), float("inf"))
+    check_kind(model.likelihood_head, kind, unbounded if kind == "real" else (0, 1), settings.data.name)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")
@@ -78,13 +79,13 @@ def _dry_run(args: Any) -> None:
 
 def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
     """The ELBO of the test split, for the metrics."""
-    from vae.training.run import evaluation_line
+    from vae.evaluation import evaluation_line
 
     return [evaluation_line(model, data, "test")]
 
 
 def measure(opened: LoadedRun, data: Data) -> dict[str, Any]:
-    """What a trained run's evaluation.json holds: its ELBO and terms on the whole test split."""
+    """What a trained run's evaluations/test.json holds: its ELBO and terms on the whole test split."""
     from vae.commands.evaluate import evaluate_split
 
     return evaluate_split(opened, data.evaluation_split("test"), "test")[0]
@@ -114,15 +115,15 @@ def _train(args: Any) -> None:
 def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
     """Evaluate the run and draw what suits it; where that is done for this very checkpoint, only what is missing.
 
-    evaluation.json comes last, so that one of this step says that all before it was done.
+    evaluations/test.json comes last, so that one of this step says that all before it was done.
     """
     from vae.commands.base import open_on_device
-    from vae.commands.evaluate import keep, table
+    from vae.commands.evaluate import keep, kept, table
     from vae.commands.plot import suitable
 
     opened = open_on_device(str(path), None)
-    record = None
-    if anew or _measured_step(path) != opened.step:
+    record, before = None, kept(path)
+    if anew or before is None or before["step"] != opened.step:
         record = measure(opened, data)
         print(table(record))
     for name, draw in suitable(opened, data).items():
@@ -131,11 +132,3 @@ def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
                 print(file)
     if record is not None:
         keep(opened, record)
-
-
-def _measured_step(path: Path) -> int | None:
-    """The step of the checkpoint that evaluation.json is of, if there is one."""
-    try:
-        return json.loads((path / "evaluation.json").read_text())["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

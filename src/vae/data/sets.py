@@ -122,7 +122,7 @@ def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | 
         if "y" in arrays:
             raise DataError(f"{path}: holds y beside x_train and x_test; name the labels y_train and y_test")
         pairs = [(arrays[f"x_{s}"], arrays.get(f"y_{s}")) for s in ("train", "test")]
-        checked = [_checked(x, y, f"{path}: x_{s}") for (x, y), s in zip(pairs, ("train", "test"), strict=True)]
+        checked = [files.checked(x, y, f"{path}: x_{s}") for (x, y), s in zip(pairs, ("train", "test"), strict=True)]
         (x_train, y_train), (x_test, y_test) = checked
         if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
             raise DataError(
@@ -131,42 +131,9 @@ def _from_arrays(arrays: dict[str, Any], path: str, seed: int, test_size: int | 
             )
         return Raw(x_train, x_test, y_train, y_test, "the file's own x_train and x_test")
     if "x" in arrays:
-        x, y = _checked(arrays["x"], arrays.get("y"), f"{path}: x")
+        x, y = files.checked(arrays["x"], arrays.get("y"), f"{path}: x")
         return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed)
     raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
-
-
-def _checked(x: Any, y: Any | None, place: str) -> tuple[Any, Any | None]:
-    """An array of data as (N, D) or (N, C, H, W), bytes or float32, and its labels."""
-    if x.ndim not in (2, 3, 4) or 0 in x.shape:
-        raise DataError(f"{place}: has shape {x.shape}; data are (N, D), (N, H, W) or (N, C, H, W), none of them 0")
-    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
-        raise DataError(
-            f"{place}: has shape {x.shape}, channels last; save it as (N, C, H, W): x.transpose(0, 3, 1, 2)"
-        )
-    if x.dtype == np.uint8:
-        if x.max() == 1:
-            raise DataError(
-                f"{place}: bytes are divided by 255, and these are 0 and 1 only; save binary data as bool or float32"
-            )
-    elif x.dtype == bool or np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
-            raise DataError(f"{place}: datum {bad} has a value that is not finite (NaN or infinite in float32)")
-    elif np.issubdtype(x.dtype, np.integer):
-        if x.min() < 0 or x.max() > 2**24:
-            raise DataError(
-                f"{place}: is {x.dtype} on [{x.min()}, {x.max()}]; whole numbers are counts, 0 to 2^24 (what float32 "
-                "holds); save grey levels 0..255 as uint8, other data as floats"
-            )
-        x = x.astype(np.float32)
-    else:
-        raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats or counts")
-    if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
-        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number a datum")
-    return (x[:, None] if x.ndim == 3 else x), None if y is None else y.astype(np.int64)
 
 
 def _loader(root: Path, seed: int) -> Raw:
@@ -330,7 +297,7 @@ class Data:
         split: Split | None = {"train": self.train, "validation": self.validation, "test": self.test}[name]
         if split is None:
             raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
-        split = split.first(limit)
+        split = split.first(limit)  # before pixels are drawn, since a datum's draw depends on its index alone
         return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
 
 
@@ -412,9 +379,9 @@ def kind_of(*splits: Split) -> Kind:
 
 
 def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
-    """The data of an .npz file to evaluate on: its x_test, or x, with the pixel treatment of the settings.
+    """The data of an .npz file to evaluate on: its x_test, or x, with grey scale and pixel treatment of the settings.
 
-    DataError where a datum is not of the shape.
+    DataError where a datum is not of the shape, or bytes lie above the scale.
     """
     arrays = files.read_npz(Path(path))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
@@ -422,10 +389,11 @@ def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSett
         raise DataError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; to evaluate on it, it needs x_test or x"
         )
-    x, y = _checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}")
+    largest = GREY_LEVELS.get(settings.name, 256) - 1
+    x, y = files.checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}", largest)
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, and the model was trained on {shape}")
     labels = None if y is None else torch.from_numpy(y).long()
-    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    scale = float(largest) if x.dtype == np.uint8 else 1.0
     split = Split(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *shape), labels, torch.arange(len(x)), scale)
     return _fixed(split, "test", settings) if PIXELS[settings.pixels] and kind_of(split) == "grey" else split

@@ -1,30 +1,30 @@
-"""Floor 1: one random variable. Densities, samples from explicit noise, and exact divergences.
+"""Floor 1: distributions of one random variable. Densities, samples from explicit noise, and exact divergences.
 
-FAMILIES lists what can be reparameterized as z = g(eps, parameters); a contract test holds each row to its oracle.
+FAMILIES lists those that can be reparameterized as z = g(eps, parameters); a test checks each against an oracle.
 """
 
 from vae.distributions.base import Family, detached
-from vae.distributions.composition import Beta, ChiSquared, Dirichlet, FisherF, Gamma, LogNormal
-from vae.distributions.inverse_cdf import (
-    Cauchy,
-    Erlang,
+from vae.distributions.catalogue import (
     Exponential,
     Gompertz,
-    Gumbel,
-    Logistic,
+    LogNormal,
     Pareto,
     Rayleigh,
     Reciprocal,
+    Triangular,
     Weibull,
 )
+from vae.distributions.catalogue_gammas import Beta, ChiSquared, Dirichlet, Erlang, FisherF, Gamma
 from vae.distributions.kl import KL, has_exact_kl, kl_divergence, log_ratio
 from vae.distributions.location_scale import (
+    Cauchy,
+    Gumbel,
     Laplace,
+    Logistic,
     MultivariateNormal,
     MultivariateT,
     Normal,
     StudentT,
-    Triangular,
     Uniform,
 )
 from vae.distributions.numerics import SUPPORTS, Support, sum_from, support_of

@@ -14,30 +14,30 @@ from vae.randomness import Noise, NoiseKind
 class Family(Protocol):
     """A reparameterized random variable (Kingma & Welling 2013, section 2.4).
 
-    Parameters have shape (M, ...); samples may come first, (L, M, ...). Where one number of z takes k numbers of eps,
-    noise has a last axis of k: (L, M, ..., k); a family never draws. Densities are in nats. Those of independent
-    elements are element by element, so that a sum over the last axes is their joint density; a family of vectors gives
-    (L, M) for z (L, M, J). Outside the support (of a positive variable, also at 0; of the unit interval, at both ends)
-    log p(z) is -inf with gradient 0; NaN stays NaN.
+    Parameters have shape (M, ...), and samples add an axis in front, (L, M, ...). If one element of z needs k numbers
+    of eps, noise has a last axis of k: (L, M, ..., k). A family draws no random numbers. Densities are in nats.
+    Independent elements have one density each, so that the sum over the last axes is the joint density; a family of
+    vectors gives (L, M) for z (L, M, J). Outside the support (for a positive variable also at 0, for the unit interval
+    at both ends) log p(z) is -inf with gradient 0; NaN stays NaN.
 
-    Uniform noise may hold 0 and 1, where the transformation might be infinite (numerics.open_uniform). Positive
-    parameters, and ends in order, are checked on construction (UsageError); those on a log scale need no check.
+    Uniform noise may contain 0 and 1 (numerics.open_uniform moves them inside). Parameters that must be positive or
+    ordered are checked on construction (UsageError); those on a log scale need no check.
     """
 
     @property
     def support(self) -> str:
-        """Where z lives: real, positive, nonnegative, unit_interval, simplex; interval or half_line if it moves."""
+        """One of real, positive, nonnegative, unit_interval, simplex; interval and half_line depend on parameters."""
 
     @property
-    def moves(self) -> bool:
-        """Whether the support depends on a parameter: the score-function estimator of a gradient is biased there.
+    def support_depends_on_parameters(self) -> bool:
+        """Whether the support depends on a parameter, so that score-function gradients are biased.
 
-        (Of infinite variance instead for Triangular, whose density vanishes at its ends.)
+        For Triangular, whose density is 0 at its ends, they are unbiased but have infinite variance.
         """
 
     @property
     def noise(self) -> Noise:
-        """The distribution p(eps) and the shape of its draw for these parameters."""
+        """The distribution p(eps) and the shape of one draw for these parameters."""
 
     def transform(self, noise: Tensor) -> Tensor:
         """z = g(eps, parameters)."""
@@ -46,33 +46,33 @@ class Family(Protocol):
         """log p(z), element by element or of each vector, nats."""
 
     def transform_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z and log p(z), the density computed from the noise in hand."""
+        """z and log p(z), with the density computed from the noise instead of z."""
 
     @property
     def mean(self) -> Tensor:
-        """E[z], infinite where it diverges; as a principal value, the centre, of a Cauchy or t without mean.
+        """E[z], infinite if it diverges; of a Cauchy, or a t without a mean, the centre.
 
-        Beside it, `variance` (of each element, infinite where it diverges; Gompertz alone has no closed form).
+        All but Gompertz, which has no closed form, also have `variance` (of each element, infinite if it diverges).
         """
 
     @property
     def entropy(self) -> Tensor:
-        """E[-log p(z)], nats, of the shape of log p(z)."""
+        """E[-log p(z)], nats, with the shape of log p(z)."""
 
 
 class Reparameterized:
-    """The engine of every family but Normal: each says how a standard variable e comes from eps and goes to z.
+    """The base of every family but Normal: a standard variable e is computed from eps, and z from e.
 
-    e = standard(eps), z = push(e), e = pull(z), and log p(z) as a function of e (not the density of e itself). Going
-    through e, the density of a sample is computed from the noise in hand, without the digits that z may have lost.
+    e = _standard(eps), z = _to_z(e), e = _from_z(z), and _log_density(e) is log p(z) as a function of e (not the
+    density of e). The density of a sample is computed from its e, so that the rounding of z does not matter.
     """
 
     __slots__ = ()
     support: ClassVar[str] = "real"
-    moves: ClassVar[bool] = False
+    support_depends_on_parameters: ClassVar[bool] = False
     kind: ClassVar[NoiseKind] = "uniform"
-    numbers: ClassVar[tuple[int, ...]] = ()  # the last axis of noise, where an element takes several numbers
-    positive: ClassVar[tuple[str, ...]] = ()  # the parameters that must be
+    numbers: ClassVar[tuple[int, ...]] = ()  # the last axis of noise, if an element needs several numbers
+    positive: ClassVar[tuple[str, ...]] = ()  # the parameters that must be positive
 
     def __post_init__(self) -> None:
         for name in self.positive:
@@ -82,31 +82,31 @@ class Reparameterized:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What the parameters broadcast to: the shape of one z."""
+        """The shape of one z, to which the parameters broadcast."""
         return tuple(torch.broadcast_shapes(*(p.shape for p in parameters(self).values())))
 
     @property
     def noise(self) -> Noise:
-        """Independent numbers, one an element or a few."""
+        """Independent numbers, one or several per element."""
         return Noise(self.kind, (*self.shape, *self.numbers))
 
     def transform(self, noise: Tensor) -> Tensor:
         """z = g(eps, parameters)."""
-        return self._inside(self._push(self._from_noise(noise)))
+        return self._clamp(self._to_z(self._from_noise(noise)))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z), nats; -inf outside the support."""
         outside = self._outside(z)
         if outside is None:
-            return self._log_density(self._pull(z))
-        # The density is taken at a point inside instead, so that no NaN comes back through `where`.
-        log_prob = self._log_density(self._pull(torch.where(outside, self._typical(z), z)))
+            return self._log_density(self._from_z(z))
+        # The density is computed at a point inside instead, so that no NaN reaches the gradient through `where`.
+        log_prob = self._log_density(self._from_z(torch.where(outside, self._interior_point(z), z)))
         return torch.where(outside, -torch.inf, log_prob)
 
     def transform_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z and log p(z), both from e."""
         e = self._from_noise(noise)
-        return self._inside(self._push(e)), self._log_density(e)
+        return self._clamp(self._to_z(e)), self._log_density(e)
 
     def _from_noise(self, noise: Tensor) -> Tensor:
         return self._standard(open_uniform(noise) if self.kind == "uniform" else noise)
@@ -114,24 +114,24 @@ class Reparameterized:
     def _standard(self, noise: Tensor) -> Tensor:
         return noise
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _log_density(self, e: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _outside(self, z: Tensor) -> Tensor | None:
-        """Which z lie outside the support; None where there is no outside."""
+        """Which z lie outside the support; None if every z is inside."""
         return OUTSIDE[self.support](z)
 
-    def _inside(self, z: Tensor) -> Tensor:
-        """z where rounding has carried it out of the support, moved back."""
+    def _clamp(self, z: Tensor) -> Tensor:
+        """z, moved back inside if rounding has carried it out of the support."""
         return KEEP_INSIDE[self.support](z)
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         """A point inside the support."""
         return torch.full_like(z, 0.5)
 
@@ -146,7 +146,7 @@ F = TypeVar("F")
 
 
 def detached(family: F) -> F:
-    """The same distribution with its parameters held constant: a gradient then reaches log p(z) through z alone.
+    """The same distribution with its parameters held constant: the gradient of log p(z) then flows through z alone.
 
     That is the path derivative of Roeder et al. 2017.
     """
@@ -154,7 +154,7 @@ def detached(family: F) -> F:
 
 
 def require(family: Any, holds: Any, demand: str, **values: Any) -> None:
-    """UsageError unless a condition on parameters holds everywhere: the family, the demand, and the first misfit."""
+    """UsageError unless a condition holds for all parameters; it gives the first values that break it."""
     holds = torch.as_tensor(holds)
     if not holds.all():
         columns = (torch.broadcast_to(torch.as_tensor(v, device=holds.device), holds.shape) for v in values.values())

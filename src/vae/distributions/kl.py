@@ -1,4 +1,4 @@
-"""Exact Kullback-Leibler divergences: a table of pairs. A missing pair is an error, never a Monte Carlo guess."""
+"""Exact Kullback-Leibler divergences: a table of pairs. A missing pair is an error, never a Monte Carlo estimate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,25 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.distributions.composition import Beta, ChiSquared, FisherF, Gamma, LogNormal
-from vae.distributions.inverse_cdf import (
-    Cauchy,
-    Erlang,
-    Exponential,
-    Gumbel,
-    Logistic,
-    Pareto,
-    Rayleigh,
-    Reciprocal,
-    Weibull,
-)
+from vae.distributions.catalogue import Exponential, LogNormal, Pareto, Rayleigh, Reciprocal, Triangular, Weibull
+from vae.distributions.catalogue_gammas import Beta, ChiSquared, Erlang, FisherF, Gamma
 from vae.distributions.location_scale import (
+    Cauchy,
+    Gumbel,
     Laplace,
+    Logistic,
     MultivariateNormal,
     MultivariateT,
     Normal,
     StudentT,
-    Triangular,
     Uniform,
 )
 from vae.distributions.numerics import HALF_LOG_2PI, sum_from
@@ -34,14 +26,14 @@ from vae.errors import UsageError
 def _normal_normal(q: Normal, p: Normal) -> Tensor:
     """KL(q || p) = log s_p - log s_q + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2   (paper, appendix B: p = N(0, I))."""
     ratio = 2 * (q.log_std - p.log_std)  # log of the ratio of the variances
-    # expm1(r) - r keeps its digits, and its sign, where the two variances nearly agree.
+    # expm1(r) - r stays accurate, and never negative, if the two variances nearly agree.
     return 0.5 * (torch.expm1(ratio) - ratio + ((q.mean - p.mean) * (-p.log_std).exp()).square())
 
 
 def _vectors(factor: Tensor, log_diagonal: Tensor, shift: Tensor) -> Tensor:  # (M, J, J), (M, J), (M, J) -> (M,)
     """KL(N(shift, A A') || N(0, I)) = (|A|^2 - J + |shift|^2) / 2 - sum_j log A_jj, A lower triangular.
 
-    Summed over the elements of A so that each term is at least 0, also where A is nearly the identity.
+    Summed over the elements of A, so that each term is at least 0 even if A is nearly the identity.
     """
     ratio = 2 * log_diagonal
     off_diagonal = factor.tril(-1).square().sum(-1)
@@ -74,9 +66,9 @@ def _cross_entropy(q: Any, p: Normal) -> Tensor:
 
 
 def _to_normal(q: Any, p: Normal) -> Tensor:
-    """KL(q || p) = cross entropy - entropy, which asks of q its first two moments and its entropy alone.
+    """KL(q || p) = cross entropy - entropy, which needs only the first two moments and the entropy of q.
 
-    Infinite where q has no variance (Cauchy; Student's t with df <= 2).
+    Infinite if q has no finite variance (Cauchy; Student's t with df <= 2).
     """
     return _not_negative(_cross_entropy(q, p) - q.entropy)
 
@@ -87,47 +79,33 @@ def _vector_to_normal(q: MultivariateT, p: Normal) -> Tensor:  # -> (M,)
 
 
 def _not_negative(kl: Tensor) -> Tensor:
-    """A difference that rounding may have carried below 0, at 0; its gradient as it was."""
+    """The KL, raised to 0 if rounding has carried it below; its gradient is unchanged."""
     return kl - kl.detach().clamp(max=0)
 
 
+# Families whose mean, variance and entropy have closed forms.
+_LOCATION_SCALE = (Cauchy, Gumbel, Laplace, Logistic, StudentT, Uniform)
+_CATALOGUE = (Exponential, LogNormal, Pareto, Rayleigh, Reciprocal, Triangular, Weibull)
+_GAMMAS = (Beta, ChiSquared, Erlang, FisherF, Gamma)
 KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {
     (Normal, Normal): _normal_normal,
     (MultivariateNormal, MultivariateNormal): _multivariate_multivariate,
     (MultivariateNormal, Normal): _multivariate_normal,
     (Normal, MultivariateNormal): _normal_multivariate,
     (MultivariateT, Normal): _vector_to_normal,
-    (Beta, Normal): _to_normal,
-    (Cauchy, Normal): _to_normal,
-    (ChiSquared, Normal): _to_normal,
-    (Erlang, Normal): _to_normal,
-    (Exponential, Normal): _to_normal,
-    (FisherF, Normal): _to_normal,
-    (Gamma, Normal): _to_normal,
-    (Gumbel, Normal): _to_normal,
-    (Laplace, Normal): _to_normal,
-    (LogNormal, Normal): _to_normal,
-    (Logistic, Normal): _to_normal,
-    (Pareto, Normal): _to_normal,
-    (Rayleigh, Normal): _to_normal,
-    (Reciprocal, Normal): _to_normal,
-    (StudentT, Normal): _to_normal,
-    (Triangular, Normal): _to_normal,
-    (Uniform, Normal): _to_normal,
-    (Weibull, Normal): _to_normal,
+    **{(q, Normal): _to_normal for q in (*_LOCATION_SCALE, *_CATALOGUE, *_GAMMAS)},
 }
 
 
 def has_exact_kl(q: Any, p: Any) -> bool:
-    """Whether kl_divergence(q, p) knows a formula; its value may still be infinite."""
+    """Whether kl_divergence(q, p) has a formula; its value may still be infinite."""
     return (type(q), type(p)) in KL
 
 
 def kl_divergence(q: Any, p: Any) -> Tensor:
-    """KL(q || p) in nats, never negative; UsageError where no exact formula is known.
+    """KL(q || p) in nats, never negative; UsageError if no exact formula is known.
 
-    Element by element (M, J); one number a vector (M,) where either is a distribution of vectors, whose J elements the
-    other one holds.
+    One value per element (M, J), or, if q or p is a distribution of vectors, one per vector (M,).
     """
     formula = KL.get((type(q), type(p)))
     if formula is None:

@@ -1,7 +1,4 @@
-"""Families of the form z = location + scale * eps (Kingma & Welling 2013, section 2.4).
-
-Logistic, Cauchy and Gumbel are of this form too; they stand with the inverse distribution functions.
-"""
+"""The families that posteriors and likelihoods use: z = location + scale * eps (Kingma & Welling 2013, section 2.4)."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from vae.distributions.base import Reparameterized, require
-from vae.distributions.numerics import HALF_LOG_2PI, gamma_from_normal, log1p_square
+from vae.distributions.base import Reparameterized
+from vae.distributions.numerics import EULER, HALF_LOG_2PI, gamma_from_normal, log1p_square
 from vae.randomness import Noise, NoiseKind
 
 
@@ -21,18 +19,18 @@ class Normal:
 
     log p(z) = -log(2 pi)/2 - log_std - (z - mean)^2 / (2 std^2)     (Kingma & Welling 2013, appendix C.2)
 
-    It is parameterized by log_std because every term of a bound needs log std, and exp is safe where log is not.
+    It is parameterized by log_std because a bound needs log std, and exp is defined for every number, as log is not.
     """
 
     mean: Tensor  # (M, ...)
-    log_std: Tensor  # (M, ...), or what broadcasts with it
+    log_std: Tensor  # (M, ...), or any shape that broadcasts with it
 
     support: ClassVar[str] = "real"
-    moves: ClassVar[bool] = False  # the support, with the parameters
+    support_depends_on_parameters: ClassVar[bool] = False
 
     @property
     def noise(self) -> Noise:
-        """Standard normal, one number an element."""
+        """Standard normal, one number per element."""
         return Noise("normal", tuple(torch.broadcast_shapes(self.mean.shape, self.log_std.shape)))
 
     @property
@@ -60,7 +58,7 @@ class Normal:
         return -0.5 * standardised.square() - self.log_std - HALF_LOG_2PI
 
     def transform_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z and log p(z) from the noise in hand: (z - mean) / std is eps itself."""
+        """z and log p(z) from the noise: (z - mean) / std is eps itself."""
         return self.transform(noise), -0.5 * noise.square() - self.log_std - HALF_LOG_2PI
 
 
@@ -76,10 +74,10 @@ class LocationScale(Reparameterized):
         """The centre of symmetry."""
         return self.loc
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return torch.addcmul(self.loc, self.log_scale.exp(), e)
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return (z - self.loc) * (-self.log_scale).exp()
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -114,14 +112,61 @@ class Laplace(LocationScale):
 
 
 @dataclass(frozen=True, slots=True)
+class Logistic(LocationScale):
+    """e = log u - log(1 - u); log p(z) = log sigmoid(e) + log sigmoid(-e) - log_scale."""
+
+    @property
+    def variance(self) -> Tensor:
+        """(pi scale)^2 / 3."""
+        return math.pi**2 / 3 * (2 * self.log_scale).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """2 + log_scale."""
+        return 2 + self.log_scale
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return u.log() - torch.log1p(-u)
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return F.logsigmoid(e) + F.logsigmoid(-e)
+
+
+@dataclass(frozen=True, slots=True)
+class Gumbel(LocationScale):
+    """The distribution of the largest of many values: e = -log(-log u); log p(z) = -e - exp(-e) - log_scale."""
+
+    @property
+    def mean(self) -> Tensor:
+        """loc + 0.5772 scale."""
+        return self.loc + EULER * self.log_scale.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """(pi scale)^2 / 6."""
+        return math.pi**2 / 6 * (2 * self.log_scale).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """1.5772 + log_scale."""
+        return 1 + EULER + self.log_scale
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return -(-u.log()).log()
+
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return -e - (-e).exp()
+
+
+@dataclass(frozen=True, slots=True)
 class Uniform(LocationScale):
-    """Uniform on [loc - scale, loc + scale]: the centre and half of the width. e = 2 u - 1.
+    """Uniform on [loc - scale, loc + scale]: loc is the centre, scale half the width. e = 2 u - 1.
 
     log p(z) = -log(2) - log_scale
     """
 
     support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
 
     @property
     def variance(self) -> Tensor:
@@ -149,78 +194,40 @@ class Uniform(LocationScale):
         low, high = self.ends
         return (z < low) | (z > high)
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         return z  # |e| <= 1, and rounding keeps the order
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.loc
 
 
 @dataclass(frozen=True, slots=True)
-class Triangular(Reparameterized):
-    """A density that rises linearly from low to mode and falls to high, by its inverse distribution function.
+class Cauchy(LocationScale):
+    """e = tan(pi (u - 1/2)), taken as 1 / tan of the nearer tail; log p(z) = -log pi - log_scale - log(1 + e^2).
 
-    p(z) = 2 (z - low) / ((high - low) (mode - low)) below the mode, 2 (high - z) / ((high - low) (high - mode)) above
+    It has no mean; `mean` is the centre, its principal value. Its variance is infinite.
     """
-
-    low: Tensor  # (M, ...)
-    mode: Tensor  # (M, ...)
-    high: Tensor  # (M, ...)
-
-    support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        ordered = (self.low < self.mode) & (self.mode < self.high)
-        require(self, ordered, "low < mode < high is needed", low=self.low, mode=self.mode, high=self.high)
-
-    @property
-    def mean(self) -> Tensor:
-        """(low + mode + high) / 3."""
-        return (self.low + self.mode + self.high) / 3
 
     @property
     def variance(self) -> Tensor:
-        """(r^2 + f^2 + r f) / 18, where r = mode - low and f = high - mode."""
-        rise, fall = self.mode - self.low, self.high - self.mode
-        return (rise.square() + fall.square() + rise * fall) / 18
+        """Infinite."""
+        return torch.full_like(self.log_scale, torch.inf)
 
     @property
     def entropy(self) -> Tensor:
-        """1/2 + log((high - low) / 2)."""
-        return 0.5 + ((self.high - self.low) / 2).log()
+        """log(4 pi scale)."""
+        return math.log(4 * math.pi) + self.log_scale
 
     def _standard(self, u: Tensor) -> Tensor:
-        width, rise, fall = self.high - self.low, self.mode - self.low, self.high - self.mode
-        # Each root is of a number above 0 on both sides of the mode, so that its gradient is finite.
-        up, down = self.low + (width * rise * u).sqrt(), self.high - (width * fall * (1 - u)).sqrt()
-        return torch.where(u * width < rise, up, down)
+        # Near 0, u - 1/2 would round to -1/2, whose tangent has the wrong sign.
+        return torch.where(u < 0.5, -1 / (math.pi * u).tan(), 1 / (math.pi * (1 - u)).tan())
 
-    def _push(self, e: Tensor) -> Tensor:
-        return e
-
-    def _pull(self, z: Tensor) -> Tensor:
-        return z
-
-    def _log_density(self, z: Tensor) -> Tensor:
-        below = z < self.mode
-        height = torch.where(below, z - self.low, self.high - z)  # 0 at the two ends alone
-        slope = torch.where(below, self.mode - self.low, self.high - self.mode)
-        return math.log(2) + height.log() - slope.log() - (self.high - self.low).log()
-
-    def _outside(self, z: Tensor) -> Tensor:
-        return (z <= self.low) | (z >= self.high)
-
-    def _inside(self, z: Tensor) -> Tensor:
-        low, high = self.low.detach(), self.high.detach()
-        return z.clamp(torch.nextafter(low, high), torch.nextafter(high, low))
-
-    def _typical(self, z: Tensor) -> Tensor:
-        return self.mode
+    def _log_standard(self, e: Tensor) -> Tensor:
+        return -math.log(math.pi) - log1p_square(e)
 
 
 def chi_radius(df: Tensor, noise: Tensor) -> Tensor:
-    """sqrt(df / chi^2), chi^2 with df degrees of freedom from a normal number: what makes of a normal a Student's t."""
+    """sqrt(df / chi^2), chi^2 with df degrees of freedom from a normal number: it turns a normal into Student's t."""
     return (0.5 * ((df / 2).log() - gamma_from_normal(df / 2, noise))).exp()
 
 
@@ -231,7 +238,7 @@ def log_gamma_step(x: Tensor, step: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class StudentT(LocationScale):
-    """Student's t: e = eps_1 / sqrt(chi^2 / df), eps of two normal numbers, the second turned into chi^2.
+    """Student's t: e = eps_1 / sqrt(chi^2 / df), from two normal numbers, the second turned into chi^2.
 
     log p(z) = log Gamma((df + 1)/2) - log Gamma(df/2) - log(pi df)/2 - log_scale - (df + 1)/2 log(1 + e^2 / df)
     """
@@ -274,7 +281,7 @@ class StudentT(LocationScale):
 class Elliptical(Reparameterized):
     """z = loc + L e: a vector e whose density depends on |e| alone, and a lower-triangular L with a positive diagonal.
 
-    L is not checked: that would wait for the device at each step.
+    L is not checked: that would wait for the device at every step.
     """
 
     loc: Tensor  # (M, J)
@@ -308,11 +315,11 @@ class Elliptical(Reparameterized):
         """The logarithms of the diagonal of L; their sum is log |det L|."""
         return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
 
-    def _push(self, e: Tensor) -> Tensor:
-        with torch.autocast(e.device.type, enabled=False):  # which is for the products of networks
+    def _to_z(self, e: Tensor) -> Tensor:
+        with torch.autocast(e.device.type, enabled=False):  # it is meant for the products of networks
             return self.loc + (self.scale_tril @ e[..., None])[..., 0]
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.scale_tril, (z - self.loc)[..., None], upper=False)[..., 0]
 
 
@@ -345,7 +352,7 @@ class MultivariateT(Elliptical):
 
     @property
     def noise(self) -> Noise:
-        """Standard normal, J + 1 numbers a vector."""
+        """Standard normal, J + 1 numbers per vector."""
         *shape, J = self.shape
         return Noise("normal", (*shape, J + 1))
 
@@ -357,7 +364,7 @@ class MultivariateT(Elliptical):
 
     @property
     def entropy(self) -> Tensor:  # (M,)
-        """(df + J)/2 (psi((df + J)/2) - psi(df/2)) less what of log p(z) does not depend on e."""
+        """(df + J)/2 (psi((df + J)/2) - psi(df/2)) minus the part of log p(z) without e."""
         half, half_dim = self._df / 2, self.loc.shape[-1] / 2
         digammas = torch.digamma(half + half_dim) - torch.digamma(half)
         return (half + half_dim) * digammas - self._constant

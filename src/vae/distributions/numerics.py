@@ -1,4 +1,4 @@
-"""Small numerical pieces that densities and bounds share."""
+"""Numerical helpers for densities and bounds."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ EULER = 0.5772156649015329  # the mean of the standard Gumbel distribution
 
 @dataclass(frozen=True)
 class Support:
-    """The values that a variable takes: in words, and, called on a tensor, whether all of its values are such."""
+    """The values that a variable may take: in words, and as a check of all values of a tensor."""
 
     words: str
     holds: Callable[[Tensor], bool]
@@ -32,14 +32,14 @@ SUPPORTS: dict[str, Support] = {
     "real": Support("finite numbers", lambda x: bool(torch.isfinite(x).all())),
 }
 
-# Which z have no density; NaN is not among them. None where every number has one.
+# Which z lie outside; NaN is not among them. None if every number is inside.
 OUTSIDE: dict[str, Callable[[Tensor], Tensor | None]] = {
     "real": lambda z: None,
     "positive": lambda z: (z <= 0) | (z == torch.inf),
     "nonnegative": lambda z: (z < 0) | (z == torch.inf),
     "unit_interval": lambda z: (z <= 0) | (z >= 1),
 }
-# What brings a sample back that underflowed, or was rounded, to the edge of an open support.
+# Moves samples that underflowed, or were rounded, to the edge of an open support back inside.
 KEEP_INSIDE: dict[str, Callable[[Tensor], Tensor]] = {
     "real": lambda z: z,
     "positive": lambda z: z.clamp(min=torch.finfo(z.dtype).tiny),
@@ -50,7 +50,7 @@ KEEP_INSIDE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def support_of(name: str) -> Support:
-    """The row of SUPPORTS, or for a name such as levels_256 the grid of so many levels: 0, 1/255, 2/255, ..., 1."""
+    """The row of SUPPORTS, or for a name such as levels_256 the grid of 256 levels: 0, 1/255, 2/255, ..., 1."""
     family, _, levels = name.partition("_")
     return _grid(int(levels)) if family == "levels" else SUPPORTS[name]
 
@@ -60,7 +60,7 @@ def _grid(levels: int) -> Support:
 
     def holds(x: Tensor) -> bool:
         place = x.double() * top
-        near = (place - place.round()).abs() <= top * 2**-23  # what dividing k by top in float32 leaves
+        near = (place - place.round()).abs() <= top * 2**-23  # up to the rounding of k / top in float32
         return bool((near & (x >= 0) & (x <= 1)).all())
 
     return Support("0 or 1" if top == 1 else f"0, 1/{top}, 2/{top}, ..., 1", holds)
@@ -72,17 +72,17 @@ def sum_from(values: Tensor, axis: int) -> Tensor:
 
 
 def open_uniform(u: Tensor) -> Tensor:
-    """Uniform noise on (0, 1), where inverse distribution functions are finite.
+    """Uniform noise moved into (0, 1), where inverse distribution functions are finite.
 
-    Generators give multiples of 2^-24 (float32), and 0 does occur: once in 16 million. It stands for all of its cell,
-    so it becomes the middle of it, 2^-25; the smallest normal number would make of it a Cauchy sample of 10^37.
+    Generators give multiples of 2^-24 (float32), and 0 once in 16 million draws. It stands for all numbers below 2^-24,
+    so it becomes their middle, 2^-25; the smallest normal number would give a Cauchy sample of 10^37.
     """
     eps = torch.finfo(u.dtype).eps
     return torch.where(u <= 0, eps / 4, u).clamp(max=1 - eps / 2)
 
 
 def log1p_square(x: Tensor) -> Tensor:
-    """log(1 + x^2), also where the square would overflow."""
+    """log(1 + x^2), also if the square would overflow."""
     large = 1e8  # beyond it, 1 + x^2 is x^2 in double precision
     return torch.log1p(x.clamp(-large, large).square()) + 2 * (x.abs().clamp(min=large) / large).log()
 
@@ -101,7 +101,7 @@ def gamma_from_uniform(concentration: Tensor, noise: Tensor) -> Tensor:
 def gamma_from_normal(concentration: Tensor, noise: Tensor) -> Tensor:
     """The logarithm of a standard gamma variable from a normal number, log F^-1(Phi(e); concentration)."""
     x = noise.double() * math.sqrt(0.5)
-    # torch.special.ndtr is (1 + erf) / 2, without a right digit below -8.
+    # torch.special.ndtr is (1 + erf) / 2, which has no correct digit below -8.
     return _log_gamma(concentration, 0.5 * torch.erfc(-x), 0.5 * torch.erfc(x), noise.dtype)
 
 
@@ -111,7 +111,7 @@ def _log_gamma(concentration: Tensor, lower: Tensor, upper: Tensor, dtype: torch
 
 
 class _LogGammaQuantile(torch.autograd.Function):
-    """log z with F(z; a) = u, found by SciPy in float64 on the CPU: a small concentration puts z below every float.
+    """log z with F(z; a) = u, found by SciPy in float64 on the CPU: for a small concentration z is below every float.
 
     From F(z(a, u); a) = u: dz/du = 1 / p(z) and dz/da = -(dF/da) / p(z) (implicit reparameterization, Figurnov et al.
     2018). The second is torch's approximation, within 0.4 % of it at each point and 1e-4 of it in the mean.
@@ -119,12 +119,12 @@ class _LogGammaQuantile(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, concentration: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        from scipy.special import gammainccinv, gammaincinv, gammaln  # a fifth of a second that few models need
+        from scipy.special import gammainccinv, gammaincinv, gammaln  # takes 0.2 s, and few models need it
 
         a, u, v = (tensor.numpy(force=True) for tensor in (concentration, lower, upper))
         z = np.where(u < 0.5, gammaincinv(a, u), gammainccinv(a, v))  # from the nearer tail
         with np.errstate(divide="ignore"):
-            # F(z; a) = z^a / Gamma(a + 1) to all digits where z is tiny.
+            # F(z; a) = z^a / Gamma(a + 1) to all digits if z is tiny.
             log_z = np.where(z > 1e-290, np.log(z), (np.log(u) + gammaln(a + 1)) / a)
         out = torch.as_tensor(log_z, device=concentration.device)
         ctx.save_for_backward(concentration, out)
@@ -143,7 +143,7 @@ class _LogGammaQuantile(torch.autograd.Function):
 
 
 class _ScaledExponentialIntegral(torch.autograd.Function):
-    """exp(c) E1(c), the integral of exp(-c t) / (1 + t) over t > 0; its derivative is itself less 1 / c."""
+    """exp(c) E1(c), the integral of exp(-c t) / (1 + t) over t > 0; its derivative is itself minus 1 / c."""
 
     @staticmethod
     def forward(ctx: Any, c: Tensor) -> Tensor:

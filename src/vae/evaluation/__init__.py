@@ -1,8 +1,8 @@
-"""Floor 5: how good a model is. Evaluators leave the model, its modes and every generator as they were."""
+"""Floor 5: how good a model is. Evaluators leave the model, its modes and every generator unchanged."""
 
 from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
-from vae.evaluation.base import DatumNoise, summary
-from vae.evaluation.bound import Evaluation, evaluate_bound, posterior_codes, warn_of_collapse
+from vae.evaluation.base import DatumNoise, mean_and_stderr
+from vae.evaluation.bound import Evaluation, evaluate_bound, evaluation_line, posterior_codes, warn_of_collapse
 from vae.evaluation.density import FittedDensity
 from vae.evaluation.gaps import Gaps
 from vae.evaluation.importance import ImportanceSampling
@@ -23,10 +23,11 @@ __all__ = [
     "SandwichedAnnealing",
     "evaluate_bound",
     "evaluate_representation",
+    "evaluation_line",
+    "mean_and_stderr",
     "measure",
     "posterior_codes",
     "representation_table",
     "simulated",
-    "summary",
     "warn_of_collapse",
 ]

@@ -5,7 +5,7 @@ From f_0, a density that can be sampled (q(z|x) or the prior), to f_1 = p(x, z) 
     log w = sum_t (b_t - b_{t-1}) [log p(x, z_{t-1}) - log f_0(z_{t-1})],   z_0 ~ f_0, z_t ~ HMC at b_t from z_{t-1},
 
 has E[w] = p(x) for any schedule and any fixed kernels, so E[log w] <= log p(x). Started at an exact posterior sample
-and run backwards, E[1/w] = 1/p(x), an upper bound. Such samples exist where x was simulated: the z that made it.
+and run backwards, E[1/w] = 1/p(x), an upper bound. For simulated x such a sample is known: the z it came from.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from vae import hmc
 from vae.data import Split
 from vae.distributions import Noise, sum_from
 from vae.evaluation.base import DatumNoise, log_mean_exp
-from vae.evaluation.density import spread
+from vae.evaluation.density import posterior_scale
 from vae.evaluation.importance import check_cover
 from vae.models import VAE, evaluating
 from vae.schema import Count, validated
 
-FEWEST = 20  # distributions, below which chains agree or not by chance
-KNOTS, STEPS = 8, 15  # where along the path step sizes are tuned beforehand, and for how many steps each
+FEWEST = 20  # distributions; with fewer, chains may agree by chance
+KNOTS, STEPS = 8, 15  # places on the path where step sizes are tuned beforehand, and steps at each
 
 
 class Path(NamedTuple):
-    """From f_0 to the joint density: what is sampled on the way, and at which temperatures."""
+    """The path from f_0 to the joint density, and its inverse temperatures."""
 
     log_start: hmc.LogDensity  # log f_0, normalised
     log_joint: hmc.LogDensity
@@ -42,7 +42,7 @@ class Path(NamedTuple):
         return lambda z: (1 - beta) * self.log_start(z) + beta * self.log_joint(z)
 
     def difference(self, z: Tensor) -> Tensor:  # (C, M, J) -> (C, M)
-        """log p(x, z) - log f_0(z), in double precision, since many small shares of it are summed."""
+        """log p(x, z) - log f_0(z), in double precision, because many small shares of it are summed."""
         return self.log_joint(z).double() - self.log_start(z).double()
 
 
@@ -74,8 +74,8 @@ class Kernel(NamedTuple):
 def tuned_kernel(
     path: Path, z: Tensor, noise: Callable[[int], Tensor], scale: Tensor, num_leapfrog: int, target: float = 0.8
 ) -> Kernel:
-    """A kernel whose step sizes come from a run before, which is thrown away: adapting them in the weighted run would
-    bias it."""
+    """A kernel whose step sizes are tuned in a separate run, which is thrown away: adapting them in the weighted run
+    would bias it."""
     num_steps = len(path.betas) - 1
     knots = torch.linspace(0, num_steps, min(KNOTS, num_steps + 1)).round().long()
     found, guess = [], torch.full_like(scale[:, 0], 0.5)
@@ -98,7 +98,7 @@ def anneal(
 ) -> tuple[Tensor, Tensor]:  # (C, M), (M,)
     """log w of each chain, forwards from z ~ f_0 or backwards from z ~ p(z|x), and the mean acceptance.
 
-    Forwards, the weight takes z as it is before the move to b_t; backwards, after it. There is no move at b_T.
+    Forwards, the weight uses z before the move at b_t; backwards, z after it. There is no move at b_T.
     """
     num_steps = len(path.betas) - 1
     log_w = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
@@ -119,27 +119,28 @@ def disagreement(log_w: Tensor) -> tuple[Tensor, Tensor]:  # (C, M) -> (M,), (M,
     """The effective number of chains, and the squared standard error of the log of their mean weight (delta method)."""
     ess = (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
     square = (1 / ess - 1 / len(log_w)).clamp(min=0)
-    return ess, square if len(log_w) > 1 else torch.full_like(square, torch.nan)  # one chain knows no error
+    return ess, square if len(log_w) > 1 else torch.full_like(square, torch.nan)  # one chain gives no error
 
 
 @validated
 @dataclass(frozen=True, kw_only=True)
 class Annealed:
-    """Annealed importance sampling from q(z|x), or from the prior, to p(x, z); chains are averaged as weights."""
+    """Annealed importance sampling from q(z|x), or from the prior, to p(x, z); averages the weights of the chains."""
 
     num_samples: Count = 500  # T, intermediate distributions
     chains: Count = 16
     start: Literal["posterior", "prior"] = "posterior"
     num_leapfrog: Count = 5
     method = "ais"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
-        """UsageError where the chains would start from a q that cannot cover the posterior."""
+        """UsageError if the chains would start from a q that cannot cover the posterior."""
         if self.start == "posterior":
             check_cover(model)
 
     def data_at_once(self, model: VAE) -> int:
-        """How many data run their chains together."""
+        """How many data run their chains in one pass."""
         return max(1, 800 // self.chains)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
@@ -149,7 +150,7 @@ class Annealed:
     def forwards(
         self, model: VAE, noise: DatumNoise, first: Any, path: Path, kernel: Kernel, tick: Callable[[float], None]
     ) -> dict[str, Tensor]:
-        """The columns, once path and kernel are fixed."""
+        """The columns, with path and kernel fixed."""
         z = first.transform(noise("ais/start", self._noise_of(model), self.chains))
         log_w, acceptance = anneal(path, kernel, z, self.drawn(model, noise, "ais/run", tick))
         ess, square = disagreement(log_w)
@@ -175,7 +176,7 @@ class Annealed:
             return model.log_joint(x, z)
 
         path = Path(log_start, log_joint, schedule(self.num_samples, "linear" if first is q else "sigmoid"))
-        scale = spread(q, model, noise)
+        scale = posterior_scale(q, model, noise)
         if first is not q:
             scale = torch.ones_like(scale)
         z = first.transform(noise("ais/tune/start", self._noise_of(model), self.chains))
@@ -183,7 +184,7 @@ class Annealed:
         return first, path, tuned_kernel(path, z, drawn, scale, self.num_leapfrog)
 
     def _noise_of(self, model: VAE) -> Any:
-        """What one sample of the first density is drawn from; the prior's noise is per latent too."""
+        """The noise of one sample of the first density; the prior's too is per latent."""
         return model.noise if self.start == "posterior" else model.prior.noise
 
     def drawn(
@@ -202,12 +203,9 @@ class Annealed:
         """Whether the chains were annealed slowly enough for their weights to agree."""
         bias, acceptance = columns["bias"].mean().item(), columns["acceptance"].mean().item()
         if self.chains < 4:
-            return False, f"{self.chains} chains cannot tell how far they are off; take 16, or run --self-check"
+            return False, f"{self.chains} chains are too few to estimate their error; take 16, or run --self-check"
         if acceptance < 0.4:
-            return (
-                False,
-                f"only {acceptance:.0%} of the proposals were accepted; more distributions would not mend that",
-            )
+            return False, f"only {acceptance:.0%} of the proposals were accepted; more distributions would not help"
         if self.num_samples < FEWEST:
             return False, f"{self.num_samples} distributions are too few to tell; take 500"
         disagree = (columns["ess"] < 0.5 * self.chains).double().mean().item()
@@ -219,7 +217,7 @@ class Annealed:
         if self.start == "posterior":
             return True, (
                 f"{self.num_samples} distributions are enough (estimated bias {bias:.3f} nats) if q(z|x) reaches every "
-                "mode, from which no chain would come back: see --start prior, or --self-check"
+                "mode, as no chain finds the modes that it misses: see --start prior, or --self-check"
             )
         return True, f"{self.num_samples} distributions are enough: the chains agree (estimated bias {bias:.3f} nats)"
 
@@ -229,19 +227,20 @@ class SandwichedAnnealing:
     """Bidirectional Monte Carlo (Grosse, Ghahramani & Adams 2015) on data simulated from the model, whose codes are
     exact posterior samples: a lower bound by annealing forwards, an upper bound by annealing backwards from the codes.
 
-    The two differ by the sum of both errors, so that the gap says how far either can be trusted.
+    The gap between the two is the sum of both errors, so it bounds each of them, in expectation.
     """
 
     annealing: Annealed
     codes: Tensor  # (N, J), the z that made datum i in row i
     method = "ais, from both sides"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
-        """What annealing asks."""
+        """As for annealing."""
         self.annealing.check(model)
 
     def data_at_once(self, model: VAE) -> int:
-        """As many as annealing takes."""
+        """As for annealing."""
         return self.annealing.data_at_once(model)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
@@ -256,7 +255,7 @@ class SandwichedAnnealing:
 
 
 def simulated(model: VAE, count: int, seed: int) -> tuple[Split, Tensor]:  # -> N data, (N, J)
-    """Data drawn from the model, z ~ p(z), x ~ p(x|z), and the codes that made them; datum i depends on (seed, i)."""
+    """Data drawn from the model, z ~ p(z), x ~ p(x|z), and the codes they came from; datum i depends on (seed, i)."""
     index = torch.arange(count)
     noise = DatumNoise(seed, "simulated", index, model.prior.mean)
     with evaluating(model):

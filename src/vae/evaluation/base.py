@@ -1,4 +1,4 @@
-"""What the evaluators share: data in minibatches on the model's device, and noise by the place of a datum."""
+"""Shared by the evaluators: minibatches on the model's device, and noise that depends on the index of a datum."""
 
 import math
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from vae.randomness import datum_noise
 
 @dataclass(frozen=True)
 class DatumNoise:
-    """Noise for a minibatch of a split: row m depends on (seed, name, purpose, index[m], block) alone.
+    """Noise for a minibatch of a split: row m depends only on (seed, name, purpose, index[m], block).
 
-    So neither the order nor the number of data that are evaluated together changes an estimate but by rounding.
+    So the order and the number of data that are evaluated together change an estimate only by rounding.
     """
 
     seed: int
@@ -34,15 +34,15 @@ class DatumNoise:
 
 
 def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (M, *data_shape) on the model's device and in its dtype, and their places, in order."""
+    """Images (M, *data_shape) on the model's device and in its dtype, and their indices, in order."""
     like = model.prior.mean
     for start in range(0, len(split), size):
         rows = slice(start, start + size)
         yield split.images(rows, like.dtype, like.device), split.index[rows]
 
 
-def summary(values: Tensor) -> dict[str, Any]:
-    """{mean, stderr, n} of per-datum values; the standard error is over data, and None for a single one."""
+def mean_and_stderr(values: Tensor) -> dict[str, Any]:
+    """{mean, stderr, n} of per-datum values; the standard error is over data, and None for a single datum."""
     n = len(values)
     stderr = values.std().item() / math.sqrt(n) if n > 1 else None
     return {"mean": values.mean().item(), "stderr": stderr, "n": n}

@@ -1,4 +1,4 @@
-"""The evidence lower bound over a data set, one value a datum, with what it says of the latents."""
+"""The evidence lower bound over a data set, one value per datum, and which latents are used."""
 
 import warnings
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.data import Split
+from vae.data import Data, Split
 from vae.distributions import has_exact_kl, sum_from
 from vae.errors import PosteriorCollapse, TrainingFailed
 from vae.evaluation.base import DatumNoise, minibatches
@@ -18,8 +18,8 @@ ACTIVE = 0.01  # a latent is active if the variance of its posterior mean over t
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Per datum: `elbo`, `log_p_x_given_z`, `kl` (N,), nats; over the data: `kl_per_dimension` (J,), where the KL is a
-    sum over latents, and `active_units`. `estimator` is sgvb_b, or sgvb_a where the KL is a Monte Carlo estimate."""
+    """Per datum: `elbo`, `log_p_x_given_z`, `kl` (N,), nats; over the data: `kl_per_dimension` (J,), if the KL is a
+    sum over latents, and `active_units`. `estimator` is sgvb_b, or sgvb_a if the KL is a Monte Carlo estimate."""
 
     elbo: Tensor
     log_p_x_given_z: Tensor
@@ -29,7 +29,7 @@ class Evaluation:
     estimator: str = "sgvb_b"
 
     def log_line(self) -> dict[str, Any]:
-        """Means, as a line of a log holds them."""
+        """The means, as in a line of the log."""
         means = {name: getattr(self, name).mean().item() for name in ("elbo", "log_p_x_given_z", "kl")}
         of_latents = {} if self.kl_per_dimension is None else {"kl_per_dimension": self.kl_per_dimension.tolist()}
         return {**means, "active_units": self.active_units, **of_latents}
@@ -44,10 +44,10 @@ def evaluate_bound(
     num_samples: int = 1,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """Estimator B of every datum once, in evaluation mode (paper, equation 7); A where no exact KL is known.
+    """Estimator B of every datum once, in evaluation mode (paper, equation 7); A if no exact KL is known.
 
-    The noise of a datum depends on (seed, name of the split, its index) alone, so order, limit and batch size change
-    nothing but rounding. float64 on the way out. TrainingFailed where a value is not finite.
+    The noise of a datum depends only on (seed, name of the split, its index), so order, limit and batch size change
+    nothing but rounding. The results are float64. TrainingFailed if a value is not finite.
     """
     log_p_x_given_z, kl, means = [], [], []
     with evaluating(model):
@@ -81,7 +81,7 @@ def posterior_codes(
     sampled: bool = False,
     batch_size: int = 1000,
 ) -> Tensor:  # (N, J)
-    """The posterior means of a split, or one sample of each posterior where `sampled`."""
+    """The posterior means of a split, or one sample of each posterior if `sampled`."""
     codes = []
     with evaluating(model):
         for x, index in minibatches(model, split, batch_size):
@@ -89,6 +89,14 @@ def posterior_codes(
             noise = DatumNoise(seed, name, index, x)("", model.noise, 1)
             codes.append((q.transform(noise)[0] if sampled else q.mean).cpu())
     return torch.cat(codes)
+
+
+def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:
+    """A line of metrics on the ELBO of a split, with the KL per dimension and active units.
+
+    Its noise is that of evaluate.py's default seed, whatever the seed of the training.
+    """
+    return {"split": name, **evaluate_bound(model, data.evaluation_split(name), name=name).log_line()}
 
 
 def warn_of_collapse(active_units: int) -> None:

@@ -20,15 +20,15 @@ from vae.evaluation.base import DatumNoise, log_mean_exp
 from vae.models import VAE
 from vae.schema import Count, validated
 
-WARM_UP = 150  # steps in which a chain forgets its start and its step size is tuned; then both are frozen
+WARM_UP = 150  # steps in which a chain forgets its start and its step size is tuned; none of them is kept
 MIXED = 1.1  # a split R-hat above which the chains have not mixed
 
 
 def fitted_gaussian(samples: Tensor) -> tuple[Tensor, Tensor]:  # (L, M, J) -> (M, J), (M, J, J)
     """Mean and Cholesky factor of a Gaussian fitted to samples, its covariance shrunk towards a multiple of I.
 
-    The weight (J + 1) / L of the multiple keeps the fit's tails from being heavier than the posterior's where L is not
-    much larger than J. Samples should come in units of about their standard deviations.
+    The weight (J + 1) / L of the multiple keeps the fit's tails from being heavier than the posterior's if L is not
+    much larger than J. Samples should be scaled to standard deviations of about 1.
     """
     count, _, latent_dim = samples.shape
     mean = samples.mean(0)
@@ -41,9 +41,9 @@ def fitted_gaussian(samples: Tensor) -> tuple[Tensor, Tensor]:  # (L, M, J) -> (
     return mean, torch.linalg.cholesky(shrunk)
 
 
-def log_ratios(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M, J), (L', M, J), (L', M) -> (L', M)
+def fit_log_ratio(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M, J), (L', M, J), (L', M) -> (L', M)
     """log q(z) - log p(x, z) at the samples `plug`, q fitted to the samples `fit`."""
-    scale = fit.std(0).clamp(min=1e-12)  # (M, J): a unit for each coordinate, so that the shrinkage is fair
+    scale = fit.std(0).clamp(min=1e-12)  # (M, J): scales each coordinate, so that the shrinkage is fair
     centre = fit.mean(0)
     mean, factor = fitted_gaussian((fit - centre) / scale)
     u = (plug - centre) / scale - mean  # (L', M, J)
@@ -53,8 +53,8 @@ def log_ratios(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M
     return log_q - log_joint
 
 
-def spread(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
-    """About the standard deviations of q(z|x), also where it has none: half the width of its middle 68 %."""
+def posterior_scale(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
+    """About the standard deviations of q(z|x), even if it has none: half the width of its middle 68 %."""
     z = q.transform(noise("spread", model.noise, 200))  # type: ignore[attr-defined]
     z = z.sort(0).values
     return (0.5 * (z[168] - z[32])).clamp(min=1e-6)
@@ -65,35 +65,36 @@ def spread(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
 class FittedDensity:
     """Appendix D: posterior samples by HMC, a Gaussian fitted to one half of the chains, the other half plugged in.
 
-    The paper restricts it to fewer than five latents. `error` is the spread of the plugged-in chains, and leaves out
-    that of the fit.
+    The paper restricts it to fewer than five latents. `error` is the standard error over the plugged-in
+    chains, without that of the fit.
     """
 
-    num_samples: Count = 500  # posterior samples kept, of all chains together
+    num_samples: Count = 500  # posterior samples kept, from all chains together
     chains: Count = 16
     num_leapfrog: Count = 10
     method = "hmc"
+    double_precision = False
 
     def __post_init__(self) -> None:
         if self.chains < 4 or self.chains % 2:
             raise UsageError(f"hmc needs an even number of chains, at least 4, not {self.chains}")
 
     def check(self, model: VAE) -> None:
-        """UsageError where there are too few samples for a density to be fitted to half of them."""
+        """UsageError if there are too few samples for a density to be fitted to half of them."""
         if self.num_samples < 8:
             raise UsageError(
                 f"hmc fits a density to half of its samples: num_samples must be at least 8, not {self.num_samples}"
             )
 
     def data_at_once(self, model: VAE) -> int:
-        """How many data run their chains together."""
+        """How many data run their chains in one pass."""
         return max(1, 800 // self.chains)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""
         draws = math.ceil((self.num_samples + 1) // 2 / (self.chains // 2))
         q = model.posterior(x)
-        scale = spread(q, model, noise)
+        scale = posterior_scale(q, model, noise)
 
         def log_joint(z: Tensor) -> Tensor:
             return model.log_joint(x, z)
@@ -121,13 +122,13 @@ class FittedDensity:
         }
 
     def _plugged_in(self, z: Tensor, values: Tensor) -> dict[str, Tensor]:  # (T, C, M, J), (T, C, M)
-        """The estimate from one half of the chains fitted to, the other plugged in: its last L samples of so many.
+        """The density is fitted to one half of the chains, and the last samples of the other half are plugged in.
 
-        By chains, not by turns: neighbours in a chain resemble each other.
+        The halves are whole chains, not alternating samples, because neighbours in a chain are correlated.
         """
         half = self.chains // 2
         fit = z[:, :half].flatten(0, 1)[-((self.num_samples + 1) // 2) :]
-        whole = log_ratios(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1))  # (T C / 2, M)
+        whole = fit_log_ratio(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1))  # (T C / 2, M)
         ratios = whole[-(self.num_samples // 2) :]
         estimate = -log_mean_exp(ratios)
         means = (log_mean_exp(whole.view(len(z), half, -1)) + estimate).exp()  # (C / 2, M), of each chain, about 1
@@ -142,7 +143,7 @@ class FittedDensity:
         cure = "quadrature" if latent_dim <= 3 else "ais"
         needed = max(500, 30 * latent_dim)
         if columns["r_hat"].isnan().any():
-            return False, f"{self.num_samples} samples of {self.chains} chains are too few a chain to tell; take more"
+            return False, f"{self.num_samples} samples of {self.chains} chains are too few per chain to tell; take more"
         unmixed = (~(columns["r_hat"] < MIXED)).double().mean().item()
         heavy = (columns["k_hat"] > 0.7).double().mean().item()
         if unmixed > 0.05:
@@ -153,7 +154,7 @@ class FittedDensity:
         if heavy > 0.05:
             return False, (
                 f"the fitted Gaussian has too heavy tails for {heavy:.0%} of the data (k-hat above 0.7): more "
-                f"samples do not mend that; use {cure}"
+                f"samples do not help; use {cure}"
             )
         if self.num_samples < needed:
             return False, f"{self.num_samples} samples are few for {latent_dim} latents; take {needed}, or use {cure}"

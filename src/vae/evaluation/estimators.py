@@ -1,7 +1,7 @@
-"""Bias and variance of gradient estimators, measured, each comparison a series of rows (flat dictionaries).
+"""Measured bias and variance of gradient estimators; each comparison is a series of rows (flat dictionaries).
 
-Of E[x^2] over the mean of a normal variable, where the exact values are known (Wang 2018), and of a VAE, against the
-mean of many reparameterized samples.
+The gradients are of E[x^2] in the mean of a normal variable, whose exact values are known (Wang 2018), and of a VAE,
+compared with the mean of many reparameterized samples.
 """
 
 import math
@@ -34,7 +34,7 @@ from vae.randomness import datum_noise, derive
 
 Row = dict[str, Any]
 DECAY = 0.9  # of running baselines
-WARM_UP = 50  # steps after which such a baseline has forgotten its beginning
+WARM_UP = 50  # steps after which such a baseline has forgotten its start
 
 
 def moments(values: Tensor) -> Row:  # (n,)
@@ -51,7 +51,7 @@ def moments(values: Tensor) -> Row:  # (n,)
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """The stream of a comparison."""
+    """The random generator of a comparison."""
     return torch.Generator().manual_seed(derive(seed, "estimators", *names))
 
 
@@ -74,7 +74,7 @@ class Known:
 
     baseline: Callable[[Tensor, float], Tensor | float] | None  # of f (L, R) and theta; None: reparameterized
     variance: Callable[[float, int], float]  # of theta and L
-    least: int = 1  # samples
+    least: int = 1  # fewest samples
 
 
 KNOWN = {
@@ -93,7 +93,7 @@ KNOWN = {
 
 
 def compare_known(theta: float, num_samples: int, gradients: int, seed: int = 0) -> list[Row]:
-    """Every estimator of d E[x^2] / d theta from L samples, x ~ N(theta, 1): from so many gradients, and exact.
+    """Every estimator of d E[x^2] / d theta from L samples, x ~ N(theta, 1), measured and exact.
 
     The score function's with a baseline b is (1/L) sum_l (x_l^2 - b) (x_l - theta), the reparameterized one
     (1/L) sum_l 2 x_l (Wang 2018, section 2.2.1).
@@ -147,7 +147,7 @@ def _gradients(
 ) -> Iterator[dict[str, Tensor]]:
     """The gradient of the surrogate's mean over each minibatch, {encoder: (P,), decoder: (P',)}.
 
-    What an objective remembers is remembered over some minibatches before the first that counts.
+    If the objective has a memory, it is first filled on WARM_UP minibatches, which give no gradients.
     """
     networks = {name: list(getattr(model, name).parameters()) for name in ("encoder", "decoder")}
     kind, shape = model.noise
@@ -170,12 +170,12 @@ def _gradients(
         step += 1
 
 
-def _spread(
+def _gradient_moments(
     model: VAE, stream: Iterator[dict[str, Tensor]], directions: dict[str, Tensor] | None = None
 ) -> dict[str, Row]:
-    """Of each network: the trace of the gradient's covariance, and the moments of its component along a direction.
+    """For each network: the trace of the gradient's covariance, and the moments of its component along a direction.
 
-    Half the squared distance of two independent gradients has that trace as its mean: no sum of vectors is kept.
+    That trace is the mean of half the squared distance of two independent gradients, so no sum of vectors is kept.
     """
     halves: dict[str, list[Tensor]] = {}
     along: dict[str, list[Tensor]] = {}
@@ -213,9 +213,9 @@ def compare_against_samples(
 ) -> Iterator[Row]:
     """Bias and variance of each estimator, over the noise alone, on one minibatch, against the number of samples.
 
-    The variance is the trace of the gradient's covariance. The bias is the component along the exact gradient, less
-    the length of that, relative to it; the exact one is the mean over many other samples, reparameterized: of the ELBO
-    by sgvb_a, of L_K by dreg (iwae where that is biased).
+    The variance is the trace of the gradient's covariance. The bias is the component along the exact gradient minus
+    the length of that, relative to it; the exact one is the mean over many other, reparameterized samples: of the ELBO
+    by sgvb_a, of L_K by dreg (by iwae if dreg is biased).
     """
     rows = torch.randperm(len(split), generator=generator(seed, "minibatch"))[:batch_size]
     x = _images(model, split, rows)
@@ -226,14 +226,14 @@ def compare_against_samples(
     references: dict[int, tuple[dict[str, Tensor], dict[str, Row]]] = {}
 
     def reference(K: int) -> tuple[dict[str, Tensor], dict[str, Row]]:
-        """Unit vectors along the gradient of L_K, and its length along them from yet other samples."""
+        """Unit vectors along the gradient of L_K, and its length along them from further samples."""
         if K not in references:
             dreg = DReG(num_samples=K)
             of_k: Objective = dreg if dreg.bias(model) is None else IWAE(num_samples=K)
             best: Objective = of_k if K > 1 else EstimatorA(num_samples=16)
             mean = _mean(model, stream(best, f"direction {K}", 2 * gradients))
             directions = {part: g / g.norm() for part, g in mean.items()}
-            references[K] = directions, _spread(model, stream(best, f"length {K}", 2 * gradients), directions)
+            references[K] = directions, _gradient_moments(model, stream(best, f"length {K}", 2 * gradients), directions)
         return references[K]
 
     for L in num_samples:
@@ -243,7 +243,7 @@ def compare_against_samples(
             objective = made(L)
             directions, lengths = reference(L if name in OF_THE_BOUND else 1)
             try:
-                found = _spread(model, stream(objective, f"noise {L}", gradients), directions)
+                found = _gradient_moments(model, stream(objective, f"noise {L}", gradients), directions)
             except UsageError:  # it needs what this model does not have, such as a KL in closed form
                 continue
             for part, row in found.items():
@@ -276,7 +276,7 @@ def compare_against_data(
 
             stream = _gradients(COMPARED[name](L), model, batch, gradients, f"estimators/minibatches {M}", seed)
             try:
-                found = _spread(model, stream)
+                found = _gradient_moments(model, stream)
             except UsageError:
                 continue
             place = {"estimator": name, "num_samples": L, "batch_size": M, "gradients": gradients}

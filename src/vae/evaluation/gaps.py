@@ -2,7 +2,7 @@
 
     log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]) = approximation gap + amortisation gap,
 
-q* the best member of the family for x alone, at a fixed decoder.
+where q* is the best member of the family for this x, with the decoder fixed.
 """
 
 import math
@@ -20,13 +20,13 @@ from vae.models import VAE
 from vae.schema import Count, validated
 
 STEPS = 500  # of Adam, from each start
-SAMPLES = 40  # of z a step
+SAMPLES = 40  # of z per step
 
 
 def bound_of(
     model: VAE, x: Tensor, q: Any, noise: DatumNoise, num_samples: int, purpose: str
 ) -> tuple[Tensor, Tensor]:  # (M,), (M,)
-    """L[q] = E_q[log p(x|z)] - KL(q || p) of each datum by so many samples, and its standard error."""
+    """L[q] = E_q[log p(x|z)] - KL(q || p) of each datum by `num_samples` samples, and its standard error."""
     values = []
     for group in blocks(num_samples, max(1, ROWS // (len(x) * BLOCK))):
         eps = torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
@@ -42,8 +42,8 @@ def best_in_family(
 ) -> Tensor:  # (M, output_size) -> (M, output_size)
     """The encoder outputs that maximise the bound of each datum, from a start: Adam on fresh noise at each step.
 
-    The learning rate falls to 0 along a cosine, which averages the noise of the last steps out. Data do not meet: Adam
-    is element by element.
+    The learning rate falls to 0 along a cosine, which averages out the noise of the last steps. Data do not affect each
+    other, because Adam works element by element.
     """
     with torch.enable_grad():
         outputs = start.detach().clone().requires_grad_()
@@ -70,9 +70,10 @@ class Gaps:
 
     num_samples: Count = 5000
     method = "gaps"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
-        """UsageError where q cannot cover the posterior, so that its weights would understate log p(x)."""
+        """UsageError if q cannot cover the posterior, so that its weights would understate log p(x)."""
         check_cover(model)
 
     def data_at_once(self, model: VAE) -> int:
@@ -86,9 +87,9 @@ class Gaps:
         for name, start in {"encoder": encoded, "prior": torch.zeros_like(encoded)}.items():
             found = best_in_family(model, x, start, noise, f"gaps/{name}", tick)
             value, _ = self._score(model, x, found, noise, "gaps/choose")
-            better = value > reached  # an optimiser that failed is not believed
+            better = value > reached  # a failed optimisation is ignored
             outputs, reached = torch.where(better[:, None], found, outputs), torch.where(better, value, reached)
-        bound, bound_error = self._score(model, x, encoded, noise, "gaps/score")  # on noise that chose nothing
+        bound, bound_error = self._score(model, x, encoded, noise, "gaps/score")  # on noise that was not used to choose
         best, best_error = self._score(model, x, outputs, noise, "gaps/score")
         q = model.posterior_head(outputs)
         weights = stream_columns(stream_weights(model, x, q, noise, self.num_samples, "gaps/is"))

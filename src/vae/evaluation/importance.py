@@ -1,4 +1,4 @@
-"""log p(x) by importance sampling from q(z|x): any number of samples in bounded memory, with its own doubts."""
+"""log p(x) by importance sampling from q(z|x), in bounded memory, with Pareto k-hat as a diagnostic."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,30 +15,30 @@ from vae.evaluation.base import DatumNoise
 from vae.models import VAE
 from vae.schema import Count, validated
 
-BLOCK = 100  # samples whose noise is drawn together; the last block may be cut short
+BLOCK = 100  # samples whose noise is drawn together; the last block may be shorter
 ROWS = 4000  # (datum, sample) pairs that pass through the decoder together
 
 
 class Stream(NamedTuple):
-    """A sum of weights so far: sum w = exp(largest) * total, sum w^2 = exp(2 largest) * squares."""
+    """A running sum of weights: sum w = exp(largest) * total, sum w^2 = exp(2 largest) * squares."""
 
     largest: Tensor  # (M,), of the log weights
     total: Tensor  # (M,)
     squares: Tensor  # (M,)
-    tail: Tensor  # (T, M), the largest log weights in no order
+    tail: Tensor  # (T, M), the largest log weights in any order
     samples: int
 
     @classmethod
     def empty(cls, like: Tensor) -> "Stream":
-        """No weights yet, of as many data as `like` (M,)."""
+        """A stream without weights, for as many data as `like` (M,)."""
         zero = torch.zeros_like(like, dtype=torch.float64)
         return cls(torch.full_like(zero, -torch.inf), zero, zero, zero.new_empty(0, len(zero)), 0)
 
     def add(self, log_w: Tensor, keep: int) -> "Stream":  # (K, M)
-        """The stream with more log weights in it; `keep` of the largest are kept as they are."""
+        """The stream with more log weights added; the `keep` largest are stored."""
         log_w = log_w.double()
         largest = torch.maximum(self.largest, log_w.amax(0))
-        reference = torch.where(torch.isfinite(largest), largest, 0.0)  # of -inf alone, exp(-inf) is the right 0
+        reference = torch.where(torch.isfinite(largest), largest, 0.0)  # if all are -inf, exp(-inf) is the correct 0
         old, new = (self.largest - reference).exp(), (log_w - reference).exp()
         tail = torch.cat([self.tail, log_w])
         tail = torch.topk(tail, min(keep, len(tail)), dim=0).values
@@ -57,7 +57,7 @@ class Stream(NamedTuple):
 
     @property
     def error(self) -> Tensor:  # (M,)
-        """The standard error of log_mean by the delta method; NaN for a single sample, which knows none."""
+        """The standard error of log_mean by the delta method; NaN for a single sample, which gives none."""
         error = (1 / self.ess - 1 / self.samples).clamp(min=0).sqrt()
         return error if self.samples > 1 else torch.full_like(error, torch.nan)
 
@@ -68,7 +68,7 @@ class Stream(NamedTuple):
 
 
 def blocks(num_samples: int, at_once: int) -> Iterator[list[tuple[int, int]]]:
-    """The (number, size) of the blocks of noise that make up so many samples, several of them at once."""
+    """The (number, size) of the blocks of noise that make up `num_samples` samples, `at_once` blocks at a time."""
     sizes = [min(BLOCK, num_samples - start) for start in range(0, num_samples, BLOCK)]
     numbered = list(enumerate(sizes))
     for start in range(0, len(numbered), at_once):
@@ -84,7 +84,7 @@ def stream_weights(
     purpose: str = "is",
     tick: Callable[[float], None] = lambda share: None,
 ) -> Stream:
-    """The weights p(x, z_k) / q(z_k) of so many samples, streamed: memory does not grow with their number."""
+    """The weights p(x, z_k) / q(z_k) of `num_samples` samples, streamed: memory does not grow with their number."""
     stream = Stream.empty(x.flatten(1)[:, 0])
     keep = pareto.tail_length(num_samples) + 1
     for group in blocks(num_samples, max(1, ROWS // (len(x) * BLOCK))):
@@ -100,15 +100,16 @@ def stream_weights(
 class ImportanceSampling:
     """log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x)   (Burda et al. 2016, equation 8).
 
-    Its expectation is a lower bound, L_K. The delta method's error and the effective sample size look well also where
-    the weights' tail is too heavy for them to mean anything; Pareto k-hat tells.
+    Its expectation is a lower bound, L_K. The delta method's error and the effective sample size can look good even
+    if the tail of the weights is too heavy for them to mean anything; Pareto k-hat detects that.
     """
 
     num_samples: Count = 5000
     method = "is"
+    double_precision = False
 
     def check(self, model: VAE) -> None:
-        """UsageError where q cannot cover the posterior, however many samples there are."""
+        """UsageError if q cannot cover the posterior, however many samples there are."""
         check_cover(model)
 
     def data_at_once(self, model: VAE) -> int:
@@ -130,7 +131,7 @@ class ImportanceSampling:
         if heavy > 0.05:
             return False, (
                 f"K = {self.num_samples} is not enough: k-hat is above {limit:.2f} for {heavy:.0%} of the data, whose "
-                f"estimates are too low by more than their errors say; use {cure}"
+                f"estimates are too low by more than their errors; use {cure}"
             )
         return True, (
             f"K = {self.num_samples} is enough: k-hat is below {limit:.2f} for {1 - heavy:.0%} of the data, and the "
@@ -139,15 +140,15 @@ class ImportanceSampling:
 
 
 def check_cover(model: VAE) -> None:
-    """UsageError where the support of q ends within that of the posterior: what lies outside would be missed unseen."""
-    if model.posterior_head.moves:
+    """UsageError if the support of q is bounded: its weights cannot show what the posterior has outside."""
+    if model.posterior_head.support_depends_on_parameters:
         raise UsageError(
-            "the posterior's bounded support does not cover p(z|x), so weights from it miss what lies outside without "
-            "showing it; use hmc, ais from the prior (--start prior), or quadrature"
+            "the posterior's bounded support does not cover p(z|x), so its weights miss what lies outside and do not "
+            "show it; use hmc, ais from the prior (--start prior), or quadrature"
         )
 
 
 def stream_columns(stream: Stream) -> dict[str, Tensor]:
-    """What a stream says of each datum."""
+    """The columns of a stream."""
     tail = pareto.k_hat(stream.tail, stream.samples)
     return {"log_p_x": stream.log_mean, "error": stream.error, "bias": stream.bias, "ess": stream.ess, "k_hat": tail}

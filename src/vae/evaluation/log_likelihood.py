@@ -1,5 +1,6 @@
-"""How good a model really is: log p(x) of each datum by an estimator of choice, with its errors and its doubts."""
+"""log p(x) of each datum by a chosen estimator, with its errors and diagnostics."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,21 +21,22 @@ from vae.models import VAE, evaluating
 
 
 class Estimator(Protocol):
-    """A way to estimate log p(x) of a minibatch; randomness comes by the place of each datum."""
+    """A way to estimate log p(x) of a minibatch; its noise depends on the index of each datum."""
 
     method: str
+    double_precision: bool  # whether it is called with a copy of the model in float64
 
     def check(self, model: VAE) -> None:
-        """UsageError where the estimator is not for this model."""
+        """UsageError if the estimator does not suit this model."""
 
     def data_at_once(self, model: VAE) -> int:
-        """The size of a minibatch."""
+        """The size of a minibatch if none is given."""
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error (the Monte Carlo standard error of a datum), and diagnostics."""
 
     def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:
-        """Whether the estimate can be trusted, and what to do where not."""
+        """Whether the estimate can be trusted, and what to do if not."""
 
 
 LOG_LIKELIHOODS = {"is": ImportanceSampling, "hmc": FittedDensity, "ais": Annealed, "quadrature": Quadrature}
@@ -42,7 +44,7 @@ LOG_LIKELIHOODS = {"is": ImportanceSampling, "hmc": FittedDensity, "ais": Anneal
 
 @dataclass(frozen=True)
 class Columns:
-    """What an evaluator found: named columns (N,), float64, and how long it took."""
+    """The results of an evaluator: named columns (N,), float64, and how long it took."""
 
     values: dict[str, Tensor]
     seconds: float
@@ -63,21 +65,22 @@ def measure(
     *,
     name: str = "data",
     seed: int = 0,
+    batch_size: int | None = None,
     verbose: bool = False,
 ) -> Columns:
     """An estimator's columns for every datum, each once, in evaluation mode, without autocast.
 
         vae.measure(model, x, vae.ImportanceSampling(num_samples=5000))["log_p_x"]
 
-    Order, limit and the other data of a minibatch change an estimate only by rounding. TrainingFailed where a value is
-    not finite.
+    Order, limit and batch size (by default what suits the estimator) change an estimate only by rounding.
+    TrainingFailed if a value is not finite.
     """
     if isinstance(estimator, type) or not hasattr(estimator, "data_at_once"):
         raise UsageError(f"estimator must be one such as vae.ImportanceSampling(num_samples=5000), not {estimator!r}")
     estimator.check(model)
     split = data if isinstance(data, Split) else _split_of(model.as_data(data))
     parts: list[dict[str, Tensor]] = []
-    size = estimator.data_at_once(model)
+    size = batch_size or estimator.data_at_once(model)
     began = time.monotonic()
     bar = tqdm(
         total=len(split),
@@ -88,13 +91,14 @@ def measure(
         desc=f"log p(x) by {estimator.method}",
     )
     with bar, evaluating(model), torch.autocast(model.prior.mean.device.type, enabled=False):
+        chosen = copy.deepcopy(model).double() if estimator.double_precision else model
         for x, index in minibatches(model, split, size):
             done = bar.n
 
             def tick(share: float, rows: int = len(x)) -> None:
                 bar.update(share * rows)
 
-            columns = estimator(model, x, DatumNoise(seed, name, index, x), tick)
+            columns = estimator(chosen, x, DatumNoise(seed, name, index, x), tick)
             bad = ~torch.isfinite(columns["log_p_x"] + columns.get("upper", 0.0))
             if bad.any():
                 raise TrainingFailed(f"log p(x) of datum {int(index[int(bad.int().argmax())])} of {name} is not finite")

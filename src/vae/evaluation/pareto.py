@@ -1,15 +1,15 @@
-"""Pareto k-hat: from the largest importance weights, how heavy their tail is (Vehtari et al. 2024)."""
+"""Pareto k-hat: how heavy the tail of importance weights is, from the largest of them (Vehtari et al. 2024)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-SHORTEST = 5  # fewer tail weights say nothing
+SHORTEST = 5  # fewer tail weights are too few for a fit
 
 
 def tail_length(num_samples: int) -> int:
-    """How many of the largest weights make the tail: min(S / 5, 3 sqrt(S)), rounded up."""
+    """How many of the largest weights make up the tail: min(S / 5, 3 sqrt(S)), rounded up."""
     return min(math.ceil(num_samples / 5), math.ceil(3 * math.sqrt(num_samples)))
 
 
@@ -23,7 +23,7 @@ def k_hat(largest: Tensor, num_samples: int) -> Tensor:  # (T + 1, M) or more ->
 
     The fit is that of Zhang & Stephens (2009): the posterior mean of the profile likelihood on a grid, with a weak
     prior at 0.5. Weights of tail index k have a finite variance for k < 0.5 and a mean for k < 1; below 0 they are
-    bounded. +inf where the tail is too short or all equal.
+    bounded. +inf if the tail is too short or all equal.
     """
     n = tail_length(num_samples)
     if n < SHORTEST:

@@ -6,7 +6,6 @@ kinks, as behind a ReLU decoder, the error falls with h^2. No mode is assumed, a
 sees.
 """
 
-import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -86,6 +85,7 @@ class Quadrature:
 
     num_samples: Count | None = None
     method = "quadrature"
+    double_precision = True
 
     def check(self, model: VAE) -> None:
         """UsageError where the lattice would be too large: beyond three latents, or too many points an axis."""
@@ -101,8 +101,8 @@ class Quadrature:
         return 100
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
-        """Columns (M,): log_p_x, error (the tolerance that was reached), points."""
-        model, x = copy.deepcopy(model).double(), x.double()
+        """Of a model in double precision, columns (M,): log_p_x, error (the tolerance that was reached), points."""
+        x = x.double()
         (value, error), level, log_f, settled, points = self._survey(model, x, tick)
         while True:
             finer, left = self._refined(level, log_f, settled)

@@ -1,8 +1,8 @@
-"""What the codes are worth: how well a simple classifier does on them, beside pixels, PCA and plain auto-encoders.
+"""How useful the codes are: simple classifiers on them, compared with pixels, PCA and plain auto-encoders.
 
 Chen 2020 (sections 2.3 and 4.2) expects a linear classifier to do better on the codes of a VAE than on the pixels.
-Every representation is learned without labels on the training split, and read by classifiers that see the labels of
-the training split only; what is reported is their accuracy on the test split.
+Every representation is learned without labels on the training split. Classifiers are fitted to the labels of the
+training split, and their accuracy on the test split is reported.
 """
 
 import copy
@@ -27,7 +27,7 @@ CHUNK = 1000
 
 
 def linear_probe(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:  # (N, J), (N,), (M, J) -> (M,)
-    """The labels that logistic regression on standardised codes gives to the others; scikit-learn's, C = 1.
+    """The labels of `others` by logistic regression on standardised codes (scikit-learn, C = 1).
 
     Mean and deviation of the standardisation are those of `codes`.
     """
@@ -40,7 +40,7 @@ def linear_probe(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:  # (N
 
 
 def nearest_neighbours(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:  # (N, J), (N,), (M, J) -> (M,)
-    """The labels that most of the 5 nearest codes have, by Euclidean distance as the codes come (not standardised)."""
+    """The label of most of the 5 nearest codes, by Euclidean distance; the codes are not standardised."""
     from sklearn.neighbors import KNeighborsClassifier
 
     classifier = KNeighborsClassifier(NEIGHBOURS, algorithm="brute")
@@ -54,7 +54,7 @@ CLASSIFIERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> dict[str, float]:  # (N,), (N,)
-    """The share p of labels that are right, and its binomial standard error sqrt(p (1 - p) / N)."""
+    """The share p of labels that are correct, and its binomial standard error sqrt(p (1 - p) / N)."""
     p = (predicted == labels).double().mean().item()
     return {"accuracy": p, "stderr": math.sqrt(p * (1 - p) / len(labels))}
 
@@ -67,8 +67,8 @@ def train_autoencoder(
 ) -> VAE:
     """Train encoder and decoder as a plain auto-encoder: maximise log p(x|z) at z = the posterior mean, by Adam.
 
-    This is the ELBO without its noise and its KL, in place; with a Gaussian of fixed variance, least squares. Order
-    and the draws of the modules depend on `seed`.
+    This is the ELBO without noise and KL; with a Gaussian of fixed variance, least squares. The model is changed in
+    place. The order of the data and the random numbers of its modules depend on `seed`.
     """
     like = model.prior.mean
     source, streams = Resident(split, batch_size, seed, like.device, like.dtype), Streams(seed, like.device)
@@ -85,7 +85,7 @@ def train_autoencoder(
 
 
 def _plain_twin(model: VAE, seed: int) -> VAE:
-    """The same networks with new weights, by each module's own rule."""
+    """The same networks with new weights, by each module's reset_parameters()."""
     twin = copy.deepcopy(model)
     with seeded(seed, "initialisation"):
         for module in [*twin.encoder.modules(), *twin.decoder.modules()]:
@@ -101,7 +101,7 @@ def _plain_twin(model: VAE, seed: int) -> VAE:
 
 
 def _linear_twin(model: VAE, seed: int) -> VAE:
-    """Two linear maps and squared error, on as many latents."""
+    """Two linear maps and squared error, with as many latents."""
     size, J = math.prod(model.data_shape), model.latent_dim
     with seeded(seed, "initialisation"):
         encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(size, 2 * J)), nn.Linear(J, size)
@@ -125,7 +125,7 @@ def _principal_components(model: VAE, train: Split, test: Split) -> Codes:
     return components.transform(x).float(), components.transform(others).float()
 
 
-# A row gives codes: (model, train, test, epochs, seed) -> Codes. It sees no labels, and learns from `train` alone.
+# Each row computes codes, (model, train, test, epochs, seed) -> Codes, learning from `train` alone, without labels.
 REPRESENTATIONS: dict[str, Callable[[VAE, Split, Split, int, int], Codes]] = {
     "posterior_means": lambda model, train, test, epochs, seed: _codes(model, train, test),
     "pixels": lambda model, train, test, epochs, seed: _pixels(train, test),
@@ -145,8 +145,8 @@ REPRESENTATIONS: dict[str, Callable[[VAE, Split, Split, int, int], Codes]] = {
 def aggregate_moments(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor]:  # (N, J), (N, J[, J]) -> (J,), (J, J)
     """Mean and covariance of the aggregate posterior q(z) = (1/N) sum_n q(z|x_n), from variances or covariances.
 
-    By the law of total covariance, Cov z = mean of the covariances + Cov of the means (1/N). Where q(z) is the prior,
-    as a generative model hopes, they are 0 and I.
+    By the law of total covariance, Cov z = mean of the covariances + Cov of the means (1/N). If q(z) is the prior,
+    as it should be, they are 0 and I.
     """
     centred = means - means.mean(0)
     within = spreads.mean(0) if spreads.ndim == 3 else torch.diag(spreads.mean(0))
@@ -154,7 +154,7 @@ def aggregate_moments(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor]: 
 
 
 def posterior_moments(model: VAE, split: Split) -> tuple[Tensor, Tensor]:  # -> (N, J), (N, J) or (N, J, J)
-    """Means of q(z|x) of each datum, and variances of independent elements or covariances of others, float64."""
+    """Means of q(z|x) of each datum, and its variances (of independent elements) or covariances, float64."""
     like = model.prior.mean
     means, spreads = [], []
     with evaluating(model):
@@ -179,13 +179,13 @@ def evaluate_representation(
     limit: int | None = None,
     rows: Iterable[str] = tuple(REPRESENTATIONS),
 ) -> dict[str, Any]:
-    """What the codes of a model are worth, as a record that JSON can hold.
+    """How useful the codes of a model are, as a record for JSON.
 
     For each of `rows` (of REPRESENTATIONS), its size and the accuracies on `test` of each of CLASSIFIERS, fitted on the
     first `limit` of `train`; the representations themselves are learned on all of `train`, the auto-encoders for
-    `epochs` (as many as the model had; more where the data are few). Of the model on `test`: KL a dimension (nats),
-    active units, and the moments of the aggregate posterior. Give the splits as `data.evaluation_split` does.
-    Deterministic in `seed`. UsageError where labels are missing, or a row is not there.
+    `epochs` (as many as the model had; more if there are few data). Of the model on `test`: KL per dimension (nats),
+    active units, and the moments of the aggregate posterior. The splits are those of `data.evaluation_split`.
+    Deterministic in `seed`. UsageError if labels are missing, or a row does not exist.
     """
     rows = tuple(rows)
     unknown = next((row for row in rows if row not in REPRESENTATIONS), None)
@@ -195,9 +195,9 @@ def evaluate_representation(
         raise UsageError("the accuracy of a classifier on the codes needs labels, and these data have none")
     labels = train.y[:limit]
     if len(labels.unique()) < 2:
-        raise UsageError(f"limit: the first {len(labels)} labels are not of two classes, which a classifier needs")
+        raise UsageError(f"limit: the first {len(labels)} labels are all of one class, and a classifier needs two")
     if len(labels) < NEIGHBOURS:
-        raise UsageError(f"limit: {NEIGHBOURS} nearest neighbours need as many labels, not {len(labels)}")
+        raise UsageError(f"limit: {NEIGHBOURS} nearest neighbours need at least that many labels, not {len(labels)}")
     accuracies: dict[str, Any] = {}
     for row in rows:
         codes, others = REPRESENTATIONS[row](model, train, test, epochs, seed)
@@ -220,11 +220,11 @@ def evaluate_representation(
 
 
 def representation_table(record: dict[str, Any]) -> str:
-    """A record of `representation` in words: accuracies in per cent with their standard errors."""
+    """A record of `evaluate_representation` as a table: accuracies in per cent with their standard errors."""
     words = {"linear_probe": "linear probe", "nearest_neighbours": f"{NEIGHBOURS} nearest"}
     lines = [
         f"classifiers fitted on {record['labelled']} of {record['train']} training data, scored on {record['test']} "
-        "test data; per cent right",
+        "test data; per cent correct",
         f"{'':20}{'size':>5}" + "".join(f"{words[name]:>16}" for name in CLASSIFIERS),
     ]
     for row, values in record["accuracies"].items():
@@ -236,7 +236,7 @@ def representation_table(record: dict[str, Any]) -> str:
     variances = torch.tensor(record["aggregate_covariance"]).diagonal()
     lines += [
         f"active units: {record['active_units']} of {len(mean)}"
-        + (f"; KL a dimension, nats: {' '.join(of_latents)}" if of_latents else ""),
+        + (f"; KL per dimension, nats: {' '.join(of_latents)}" if of_latents else ""),
         f"aggregate posterior: means {mean.min():.2f} to {mean.max():.2f}, variances {variances.min():.2f} to "
         f"{variances.max():.2f} (prior: 0 and 1)",
     ]

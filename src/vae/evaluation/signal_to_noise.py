@@ -1,7 +1,7 @@
 """The signal-to-noise ratio of importance-weighted gradients against the number of samples, measured and exact.
 
-In a linear-Gaussian model: the encoder's falls with K by the total derivative (Rainforth et al. 2018) and rises by the
-doubly reparameterized one (Tucker et al. 2019); the decoder's rises.
+In a linear-Gaussian model, the encoder's falls with K with the total derivative (Rainforth et al. 2018) and rises with
+the doubly reparameterized one (Tucker et al. 2019); the decoder's rises with both.
 """
 
 import math
@@ -19,10 +19,10 @@ PARAMETERS = ("encoder mean", "encoder log std", "decoder bias")
 
 
 class LinearGaussianRows(nn.Module):
-    """p(z) = N(0, 1), p(x|z) = N(z + b, 1/2), q(z|x) = N(mean, exp(log_std)^2), with parameters of each row's own.
+    """p(z) = N(0, 1), p(x|z) = N(z + b, 1/2), q(z|x) = N(mean, exp(log_std)^2), with parameters for each row.
 
-    So gradients are a row's own too, and their variance over noise is that over rows. Where it stands, at x = 1, its
-    posterior is N(2/3, 1/3) and chi^2, the variance of p(z|x) / q(z|x), is .178.
+    So each row has its own gradient, and the variance over noise is that over rows. At x = 1 and the parameters given
+    here, the posterior is N(2/3, 1/3) and chi^2, the variance of p(z|x) / q(z|x), is 0.178.
     """
 
     X, VARIANCE = 1.0, 0.5
@@ -35,7 +35,7 @@ class LinearGaussianRows(nn.Module):
         self.prior = Normal(zeros, zeros)
 
     def posterior(self, x: Tensor) -> Normal:  # elements (R, 1)
-        """q(z|x), whatever x."""
+        """q(z|x), the same for every x."""
         return Normal(self.values[:, :1], self.values[:, 1:2])
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:  # (R, 1), (K, R, 1) -> (K, R)
@@ -45,8 +45,8 @@ class LinearGaussianRows(nn.Module):
 
     def log_p_x(self) -> Tensor:  # (R,)
         """log p(x), by x ~ N(b, 3/2)."""
-        spread = torch.full((), 0.5 * math.log(1 + self.VARIANCE), dtype=torch.float64)
-        return Normal(self.values[:, 2], spread).log_prob(torch.full((), self.X, dtype=torch.float64))
+        log_std = torch.full((), 0.5 * math.log(1 + self.VARIANCE), dtype=torch.float64)
+        return Normal(self.values[:, 2], log_std).log_prob(torch.full((), self.X, dtype=torch.float64))
 
     def gradients(self, objective: Objective, noise: Tensor) -> tuple[Tensor, Tensor]:  # (K, R, 1) -> (R,), (R, 3)
         """The bound, and the gradient of the surrogate, row by row."""
@@ -57,7 +57,7 @@ class LinearGaussianRows(nn.Module):
 
 
 def _quadrature() -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the trapezoid rule for N(0, 1), which is exact to rounding for what is smooth."""
+    """Nodes and weights of the trapezoid rule for N(0, 1), which is exact to rounding for smooth integrands."""
     nodes = torch.linspace(-12, 12, 2401, dtype=torch.float64)
     weights = (-0.5 * nodes.square()).exp()
     return nodes, weights / weights.sum()
@@ -75,7 +75,7 @@ def exact_gradient(num_samples: int) -> Tensor:  # (3,)
     v = (log_joint - q.log_prob(z)[..., 0] - model.log_p_x()).exp()[:, 0]  # (nodes,)
     step = 0.2
     u = torch.arange(-40, 58, step, dtype=torch.float64)
-    missing = -torch.expm1(-(u.exp() / num_samples)[:, None] * v) @ weights  # 1 - phi, up to 1 less its rounding
+    missing = -torch.expm1(-(u.exp() / num_samples)[:, None] * v) @ weights  # 1 - phi; rounding can take it to 1
     powers = torch.expm1(num_samples * torch.log1p(-missing.clamp(max=1 - 2**-53)))  # phi^K - 1
     bound = model.log_p_x().sum() - (powers - torch.expm1(-u.exp())).sum() * step
     return torch.autograd.grad(bound, model.values)[0][0]
@@ -112,11 +112,11 @@ def predicted_constants() -> dict[tuple[str, str], float]:
 def compare_signal_to_noise(num_samples: int, gradients: int, seed: int = 0, chunk: int = 2**20) -> list[Row]:
     """|mean| / deviation of each parameter's gradient of L_K by IWAE and by DReG, K = num_samples.
 
-    The mean is the exact one: IWAE's cannot be measured for many samples. Its measured mean stands beside it.
+    The ratio uses the exact mean, because IWAE's cannot be measured for many samples; the measured one is given too.
     """
     exact, rows = exact_gradient(num_samples), []
     made: dict[str, Objective] = {"iwae": IWAE(num_samples=num_samples), "dreg": DReG(num_samples=num_samples)}
-    generators = {name: generator(seed, "signal to noise", num_samples) for name in made}  # the same noise
+    generators = {name: generator(seed, "signal to noise", num_samples) for name in made}  # the same noise for both
     size = max(1, chunk // num_samples)
     for name, objective in made.items():
         pieces = []
@@ -143,7 +143,7 @@ def compare_signal_to_noise(num_samples: int, gradients: int, seed: int = 0, chu
 
 
 def fitted_slopes(rows: Sequence[Row]) -> list[Row]:
-    """The slope in log K of each signal-to-noise ratio by weighted least squares, and what it tends to."""
+    """The slope in log K of each signal-to-noise ratio by weighted least squares, and its limit."""
     slopes, constants = [], predicted_constants()
     for estimator, parameter in constants:
         chosen = [row for row in rows if (row["estimator"], row["parameter"]) == (estimator, parameter)]

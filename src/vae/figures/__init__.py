@@ -1,4 +1,4 @@
-"""Floor 7: pictures of arrays. Each function takes numbers and gives a matplotlib figure; `save` writes PNG and PDF."""
+"""Floor 7: pictures of arrays. Each function turns numbers into a matplotlib figure; `save` writes PNG and PDF."""
 
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves

@@ -25,13 +25,13 @@ def codes(
     axes_names: tuple[str, str],
     title: str,
 ) -> Figure:
-    """Points in a plane, a colour a class, its name at the class's median; one dimension is drawn as histograms."""
+    """Points in a plane, one colour per class, with the class names; one dimension is drawn as histograms."""
     made = figure(6.4, 6)
     axes = made.subplots()
     groups = (
         {None: np.ones(len(points), bool)} if labels is None else {k: labels == k for k in np.unique(labels).tolist()}
     )
-    colours = {k: CLASSES[(k or 0) % len(CLASSES)] for k in groups}  # a class has its colour whichever others are there
+    colours = {k: CLASSES[(k or 0) % len(CLASSES)] for k in groups}  # a class keeps its colour if others are missing
     names = {k: verbatim(classes[k] if k is not None and 0 <= k < len(classes) else str(k)) for k in groups}
     if points.shape[1] == 1:
         values = [points[rows, 0] for rows in groups.values()]
@@ -60,7 +60,7 @@ def codes(
 
 
 def _centre(points: Array) -> Array:
-    """The point of a class that has most of the class near it: its name stands among its own."""
+    """The point of a class that has most of the class near it, where its name is written."""
     some = points[:: max(1, len(points) // 500)]
     distance = np.sqrt(((some[:, None] - some[None]) ** 2).sum(-1))  # (n, n)
     return some[np.sort(distance, 1)[:, : max(2, len(some) // 4)].mean(1).argmin()]

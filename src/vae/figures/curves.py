@@ -19,9 +19,9 @@ _STYLES = {"train": "-", "test": "--", "validation": ":"}
 
 
 def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "") -> Figure:
-    """ELBO, its two terms, and the objective where it is another, against epochs; a colour a run, a line style a split.
+    """ELBO, its two terms, and the objective if it is another, by epoch; one colour per run, one line style per split.
 
-    `histories` holds the lines of each run's metrics under the run's name; `note` says what the values are.
+    `histories` holds the lines of each run's metrics under the run's name; `note` describes the values.
     """
     keys = [key for key in _PANELS if any(key in line for history in histories.values() for line in history)]
     made = figure(0.8 + 3.6 * len(keys), 3.6)
@@ -44,7 +44,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "")
         axes.set_title(_PANELS[key])
         axes.set_xlabel("epoch")
         quiet(axes)
-    panels[0].set_ylabel("nats a datum")
+    panels[0].set_ylabel("nats per datum")
     panels[0].legend(fontsize=8, frameon=False)
     of = "" if several else f"{verbatim(next(iter(histories)))}: "
     made.suptitle(f"{of}means over each epoch of training, and evaluations{verbatim(note)}", fontsize=10)

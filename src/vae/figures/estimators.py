@@ -1,4 +1,4 @@
-"""Estimators of gradients compared: measured points with their standard errors, theory as lines."""
+"""Comparison of gradient estimators: measured points with their standard errors, theory as lines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def estimators(
     slopes: Sequence[Row],
     name: str,
 ) -> Figure:
-    """Six panels of the rows of `vae.evaluation.estimators` and `.signal_to_noise`; `name` says which VAE it is."""
+    """Six panels of the rows of `vae.evaluation.estimators` and `.signal_to_noise`; `name` is that of the VAE."""
     made = figure(16, 9)
     panels = made.subplots(2, 3)
     theta, L = max(row["theta"] for row in known), min(row["num_samples"] for row in known if row["theta"] == 0)
@@ -66,12 +66,12 @@ def estimators(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         quiet(axes)
-    made.suptitle("Estimators of gradients: points measured (bars: 2 standard errors), lines theory or, dotted, guides")
+    made.suptitle("Gradient estimators: measured points (bars: 2 standard errors); lines: theory; dotted: guides")
     return made
 
 
 def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, exact: str | None = None, samples: bool = False) -> None:
-    """A series an estimator on logarithmic axes, named at its right end."""
+    """One series per estimator on logarithmic axes, named at its right end."""
     ends = []
     for name, chosen in _by(rows, lambda row: row["estimator"]).items():
         label, colour, marker = _LOOKS[name]
@@ -90,7 +90,7 @@ def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, exact: str | None = 
 
 
 def _ratios(axes: Axes, rows: Sequence[Row], slopes: Sequence[Row]) -> None:
-    """Signal-to-noise ratios in K, and the power laws that they tend to."""
+    """Signal-to-noise ratios against K, and the power laws that they approach."""
     shown = {
         ("dreg", "encoder mean"): ("encoder, dreg", _LOOKS["dreg"]),
         ("iwae", "decoder bias"): ("decoder", ("", _GREEN, "D")),
@@ -153,11 +153,11 @@ def _ticks(axes: Axes, places: Sequence[float], logarithmic: bool) -> None:
 
 
 def _name(axes: Axes, ends: Sequence[tuple[float, str, str]], beyond: float = 1.0) -> None:
-    """Names right of the last points, moved apart where they would meet."""
+    """Names right of the last points, moved apart if they would overlap."""
     last = axes.get_xticks()[-1] * beyond
     to_axes = axes.transAxes.inverted()
     place = to_axes.transform(axes.transData.transform((last, 1)))[0] + 0.04
-    axes.get_ylim()  # settles the scale
+    axes.get_ylim()  # fixes the scale
     heights = [float(to_axes.transform(axes.transData.transform((last, y)))[1]) for y, _, _ in ends]
     order = np.argsort(heights)
     lines = [ends[i][1].count("\n") + 1 for i in order]
@@ -168,7 +168,7 @@ def _name(axes: Axes, ends: Sequence[tuple[float, str, str]], beyond: float = 1.
 
 
 def _apart(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Sorted places as near as can be to `heights`, each a label's size from the next, within [0, 1]."""
+    """Sorted positions close to `heights`, each a label's size from the next, within [0, 1]."""
     spread = list(heights)
     for _ in range(200):
         for i in range(1, len(spread)):

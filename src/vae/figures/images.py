@@ -1,4 +1,4 @@
-"""Pictures of data: originals beside reconstructions, samples of the prior, the latent manifold."""
+"""Pictures of data: originals and reconstructions, samples of the prior, the latent manifold."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -18,7 +18,7 @@ Limits = tuple[float, float]  # the values drawn black and white
 def tile(images: Array, columns: int, gap: int = 1) -> Array:  # (N, C, H, W) -> (rows, columns, C)
     """Many images as one, row by row; the gaps between them are NaN."""
     n, channels, height, width = images.shape
-    if channels not in (1, 3):  # no picture has that many channels: show their mean
+    if channels not in (1, 3):  # neither grey nor colour: show the mean of the channels
         images, channels = images.mean(1, keepdims=True), 1
     rows = -(-n // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.nan)
@@ -29,7 +29,7 @@ def tile(images: Array, columns: int, gap: int = 1) -> Array:  # (N, C, H, W) ->
 
 
 def _show(axes: Axes, sheet: Array, low: float, high: float) -> None:
-    """Draw a sheet of images; what is NaN (gaps) is left white."""
+    """Draw a sheet of images; NaN (gaps) is left white."""
     scaled = np.clip((sheet - low) / ((high - low) or 1.0), 0, 1)
     colours = np.repeat(scaled, 3, axis=2) if sheet.shape[2] == 1 else scaled
     opaque = np.isfinite(colours).all(2, keepdims=True).astype(float)
@@ -48,7 +48,7 @@ def _limits(limits: Limits | None, *images: Array) -> Limits:
 
 
 def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
-    """A row of originals over a row a run of the decoder's means at the posterior means; vectors as lines."""
+    """A row of originals, then one per run of the decoder's means at the posterior means; vectors as lines."""
     rows = {"original": originals, **by_run}
     if originals.ndim == 2:
         return _lines(rows, title)
@@ -67,7 +67,7 @@ def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str, l
 
 
 def _lines(rows: Mapping[str, Array], title: str) -> Figure:
-    """Vectors: a panel a datum, a line a row, over the place in the vector."""
+    """Vectors: one panel per datum, one line per row, against the index of the element."""
     count = len(next(iter(rows.values())))
     columns = min(5, count)
     panels_high = -(-count // columns)
@@ -79,19 +79,19 @@ def _lines(rows: Mapping[str, Array], title: str) -> Figure:
             if i < count:
                 axes.plot(np.arange(values.shape[1]), values[i], color=colour, linewidth=1, label=verbatim(name))
     panels[0].legend(fontsize=7, frameon=False)
-    made.supxlabel("place in the vector", fontsize=9)
+    made.supxlabel("index of the element", fontsize=9)
     made.supylabel("value", fontsize=9)
     made.suptitle(verbatim(title), fontsize=10)
     return made
 
 
 def samples(images: Array, title: str, limits: Limits | None = None) -> Figure:
-    """A square of the decoder's means at draws from the prior; vectors as lines over one another."""
+    """A square of the decoder's means at draws from the prior; vectors as overlaid lines."""
     if images.ndim == 2:
         made = figure(6, 4)
         axes = made.subplots()
         axes.plot(images.T, color=LINES[0], alpha=0.3, linewidth=0.8)
-        axes.set_xlabel("place in the vector")
+        axes.set_xlabel("index of the element")
         axes.set_ylabel("value")
         quiet(axes)
     else:
@@ -108,15 +108,15 @@ def manifold(
 ) -> Figure:
     """The decoder's means on a square grid of z: `images` row by row from the top, `grid` the n values of both axes.
 
-    The horizontal axis is z_1; the vertical is z_2, which grows upwards. Where the grid holds quantiles of the prior,
-    `quantiles` are their places on the unit interval, and the axes show both.
+    The horizontal axis is z_1; the vertical is z_2, which grows upwards. If the grid holds quantiles of the prior,
+    `quantiles` are their positions on the unit interval, and the axes show both.
     """
     n = len(grid)
     low, high = _limits(limits, images)
     edge = np.concatenate([images[..., 0, :].ravel(), images[..., -1, :].ravel(), images[..., 0].ravel()])
     dark = edge.mean() < low + 0.1 * (high - low)
     height, width = images.shape[-2:]
-    gap = 0 if dark and width >= 16 else 1  # where images would run together
+    gap = 0 if dark and width >= 16 else 1  # images that would run together need one
     sheet = tile(images, n, gap)
     made = figure(7, 0.2 + 6.5 * sheet.shape[0] / sheet.shape[1])
     axes = made.subplots()

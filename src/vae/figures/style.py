@@ -1,4 +1,4 @@
-"""How figures look, and how they are written."""
+"""The look of the figures, and how they are saved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def verbatim(name: str) -> str:
-    """A name as matplotlib draws it letter by letter: no mathematics in it, and not left out of a legend."""
+    """A name that matplotlib draws literally: not as mathematics, and not left out of a legend."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
@@ -35,7 +35,7 @@ def quiet(axes: Axes) -> None:
 
 
 def zoom(axes: Axes, seen: Sequence[np.ndarray]) -> None:
-    """Leave the first few epochs of a long run out of the vertical range: they would flatten all the rest."""
+    """Leave the first few epochs of a long run out of the vertical range: they would flatten the rest."""
     late = [values[max(1, len(values) // 20) :] if len(values) > 10 else values for values in seen]
     late = [values for values in late if len(values)]
     if late:

@@ -14,15 +14,15 @@ from vae.figures.style import LINES, figure, quiet, verbatim, zoom
 
 History = Sequence[Mapping[str, Any]]
 Point = tuple[Mapping[str, str], Sequence[History]]
-_MARKERS = {"train": "o", "test": "s"}  # where there are few epochs
+_MARKERS = {"train": "o", "test": "s"}  # if there are few epochs
 _STYLES: dict[str, Literal["-", "--"]] = {"train": "-", "test": "--"}
 
 
 def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
-    """A colour a value of the first key, a panel a combination of the others; train solid, test dashed.
+    """One colour per value of the first key, one panel per combination of the others; train solid, test dashed.
 
     `points` are the values of the grid's keys (without the seed's), and the metrics of each seed's run; the band is one
-    standard error over the seeds to either side. `name` is the config's, and `note` says what the values are.
+    standard error over the seeds to either side. `name` is the config's, and `note` describes the values.
     """
     panels: dict[tuple[str, ...], list[Point]] = {}
     for label, histories in points:
@@ -48,7 +48,7 @@ def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
     for axes in list(grid.flat)[len(panels) :]:
         axes.remove()
     for axes in grid[:, 0]:
-        axes.set_ylabel("ELBO, nats a datum")
+        axes.set_ylabel("ELBO, nats per datum")
     _share_range(list(grid.flat)[: len(panels)])
     handles = _handles(colours, few)
     made.legend(handles=handles, ncols=-(-len(handles) // 18), loc="outside right center", fontsize=9, frameon=False)
@@ -56,7 +56,7 @@ def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
     return made
 
 
-def over_seeds(histories: Sequence[History], split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_curve(histories: Sequence[History], split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Epochs that every run has, the mean of the ELBO there, and its standard error over the runs (0 for one run)."""
     curves = [{line["epoch"]: line["elbo"] for line in history if line["split"] == split} for history in histories]
     epochs = sorted(set.intersection(*map(set, curves)))
@@ -67,8 +67,8 @@ def over_seeds(histories: Sequence[History], split: str) -> tuple[np.ndarray, np
 
 
 def _draw(axes: Axes, histories: Sequence[History], split: str, colour: Any, few: bool) -> list[np.ndarray]:
-    """Draw a curve with its band; what of it has to be in sight."""
-    epochs, mean, stderr = over_seeds(histories, split)
+    """Draw a curve with its band; returns the values that must be visible."""
+    epochs, mean, stderr = mean_curve(histories, split)
     if not len(epochs):
         return []
     axes.plot(epochs, mean, _STYLES[split], color=colour, linewidth=1.5, marker=_MARKERS[split] if few else None)
@@ -85,7 +85,7 @@ def _first(label: Mapping[str, str]) -> str:
 
 
 def _colours(names: Sequence[str]) -> dict[str, Any]:
-    """Colours that all people tell apart; of more values than there are such, a scale from dark to light."""
+    """Colours that everyone can tell apart; for more values than those, a scale from dark to light."""
     if len(names) < len(LINES):  # the last, a yellow, hardly shows as a line
         return dict(zip(names, LINES, strict=False))
     scale = matplotlib.colormaps["viridis"]

@@ -1,5 +1,8 @@
-"""Likelihoods of pixels that are on or off, or anywhere between."""
+"""Likelihoods of binary pixels, and of pixels on [0, 1]."""
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -22,7 +25,7 @@ class BernoulliLogits(NamedTuple):
     def log_prob_of_all(self, x: Tensor) -> Tensor:  # logits (L, 1, *data_shape), x (M, *data_shape) -> (L, M)
         """log p of every x under every row, summed over pixels, as one matrix product: x . l - sum log(1 + e^l), nats.
 
-        Its two parts cancel for sure pixels: to be used in double precision.
+        Its two parts nearly cancel for pixels that are almost certain, so use double precision.
         """
         logits = self.logits.flatten(1)  # (L, D)
         return logits @ x.flatten(1).T - F.softplus(logits).sum(1, keepdim=True)
@@ -34,18 +37,18 @@ class BernoulliLogits(NamedTuple):
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a pixel."""
+        """Uniform on [0, 1), one number per pixel."""
         return Noise("uniform", tuple(self.logits.shape))
 
     def transform(self, noise: Tensor) -> Tensor:
-        """x = 1 where u < p, else 0."""
+        """x = 1 if u < p, else 0."""
         return (noise < self.mean).to(self.logits.dtype)
 
 
 class Bernoulli(nn.Module):
     """Pixels in {0, 1}: log p(x|z) = sum_d x_d log y_d + (1 - x_d) log(1 - y_d), y = sigmoid(decoder(z)).
 
-    Paper, appendix C.1. The network gives logits, one a pixel.
+    Paper, appendix C.1. The network gives one logit per pixel.
     """
 
     support: ClassVar[str] = "binary"
@@ -61,9 +64,9 @@ class Bernoulli(nn.Module):
 
 
 class GreyCrossEntropy(Bernoulli):
-    """Grey levels in [0, 1] under the Bernoulli's formula: published practice, but no density of x.
+    """Grey levels in [0, 1] under the Bernoulli's formula: common in publications, but not a density of x.
 
-    It does not integrate to 1 over [0, 1], so its values compare with one another only.
+    It does not integrate to 1 over [0, 1], so its values can be compared only with one another.
     """
 
     support: ClassVar[str] = "unit_interval"
@@ -72,7 +75,16 @@ class GreyCrossEntropy(Bernoulli):
 
 # ------------------------------------------------------------------------------------- continuous Bernoulli
 
-SMALL = 0.1  # below it the closed forms cancel, and their series are exact to the rounding of float64
+SMALL = 1.0  # below it the closed forms lose digits, and the series is exact to float64 rounding
+# A(t) - t / 2 = sum_k B_2k t^2k / (2k (2k)!), k = 1, 2, ..., with the Bernoulli numbers B_2k.
+BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
+VALUES = tuple(b / (2 * k * math.factorial(2 * k)) for k, b in enumerate(BERNOULLI, 1))
+SLOPES = tuple(2 * k * c for k, c in enumerate(VALUES, 1))
+
+
+def _series(coefficients: Sequence[float], square: Tensor) -> Tensor:
+    """sum_k c_k s^(k - 1) by Horner's rule."""
+    return functools.reduce(lambda total, c: total * square + c, reversed(coefficients), torch.zeros_like(square))
 
 
 def log_expm1_ratio(t: Tensor) -> Tensor:
@@ -81,10 +93,10 @@ def log_expm1_ratio(t: Tensor) -> Tensor:
     It is the log-normaliser of the density e^{t x} on [0, 1].
     """
     small = t.abs() < SMALL
-    safe = torch.where(small, 1.0, t)  # lest the branch not taken leave NaN in the gradient
-    size, square = safe.abs(), t.square()
+    safe = torch.where(small, 1.0, t)  # so that the branch not taken leaves no NaN in the gradient
+    size, square = safe.abs(), torch.where(small, t, 0.0).square()
     closed = safe.clamp(min=0) + (-torch.expm1(-size)).log() - size.log()
-    series = t / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    series = t / 2 + square * _series(VALUES, square)
     return torch.where(small, series, closed)
 
 
@@ -102,13 +114,12 @@ class ContinuousBernoulliLogits(NamedTuple):
         """A'(l) = 1 / (1 - e^{-l}) - 1 / l, which is not sigmoid(l)."""
         small = self.logits.abs() < SMALL
         safe = torch.where(small, 1.0, self.logits)
-        square = self.logits.square()
-        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square / 30240))
+        series = 0.5 + self.logits * _series(SLOPES, torch.where(small, self.logits, 0.0).square())
         return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a pixel."""
+        """Uniform on [0, 1), one number per pixel."""
         return Noise("uniform", tuple(self.logits.shape))
 
     def transform(self, noise: Tensor) -> Tensor:
@@ -123,8 +134,8 @@ class ContinuousBernoulli(nn.Module):
     """Pixels on [0, 1]: log p(x|z) = sum_d x_d l_d - A(l_d), A(l) = log((e^l - 1) / l), l = decoder(z).
 
     The Bernoulli's formula with the normaliser that makes it a density (Loaiza-Ganem & Cunningham 2019). The network
-    gives l, one a pixel; what it shows is the mean, A'(l). A pixel that is 0 (or 1) in all data has no largest density:
-    its log|l| grows for ever, if slowly.
+    gives one l per pixel; images show the mean, A'(l). For a pixel that is 0 (or 1) in all data, the density has no
+    maximum: |l| keeps growing, though slowly.
     """
 
     support: ClassVar[str] = "unit_interval"

@@ -1,4 +1,4 @@
-"""Likelihoods of grey levels on their grid, and of counts: mass functions, which sum to 1 over their support."""
+"""Likelihoods of grey levels on a grid, and of counts: mass functions, which sum to 1 over their support."""
 
 import math
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -15,8 +15,8 @@ Levels = Annotated[int, Interval(2, 2**16), "K: grey levels lie on 0, 1/(K-1), .
 Owner = Literal["per_pixel_and_datum", "per_pixel", "shared"]
 
 
-class _Spread(nn.Module):
-    """The second parameter of a pixel: from the network (per_pixel_and_datum), or learned, per_pixel or shared."""
+class _LocationAndSpread(nn.Module):
+    """A likelihood with a second parameter: from the network (per_pixel_and_datum), or learned (per_pixel, shared)."""
 
     def __init__(self, data_shape: tuple[int, ...], owner: str) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _Spread(nn.Module):
             self.spread = nn.Parameter(torch.zeros(self.data_shape if owner == "per_pixel" else ()))
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The numbers of the network as (location, spread)."""
+        """The output of the network as (location, spread)."""
         if self.output_shape == self.data_shape:
             return outputs, self.spread
         location, spread = outputs.chunk(2, dim=-len(self.data_shape))
@@ -38,12 +38,12 @@ class _Spread(nn.Module):
 
 
 class CategoricalLevels(NamedTuple):
-    """Independent pixels on the grid k / (K - 1), each level with a probability of its own; the classes come last."""
+    """Independent pixels on the grid k / (K - 1), each level with its own probability; the levels are the last axis."""
 
     log_probs: Tensor  # (L, M, *data_shape, K), normalised
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
-        """log p of the level that is nearest to x, nats."""
+        """log p of the level nearest to x, nats."""
         level = (x * (self.log_probs.shape[-1] - 1)).round().long()
         shape = torch.broadcast_shapes(level.shape, self.log_probs.shape[:-1])
         index, log_probs = level.expand(shape).unsqueeze(-1), self.log_probs.expand(*shape, -1)
@@ -51,17 +51,17 @@ class CategoricalLevels(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The expected grey level, sum_k p_k k / (K - 1), on [0, 1] as the data are."""
+        """The expected grey level, sum_k p_k k / (K - 1), on [0, 1] like the data."""
         levels = torch.arange(self.log_probs.shape[-1]).to(self.log_probs)
         return self.log_probs.exp() @ (levels / levels[-1])
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a pixel."""
+        """Uniform on [0, 1), one number per pixel."""
         return Noise("uniform", tuple(self.log_probs.shape[:-1]))
 
     def transform(self, noise: Tensor) -> Tensor:
-        """The inverse of the distribution function at u: the first level with P(level or a lower one) > u."""
+        """The inverse of the distribution function at u: the lowest level with P(this or a lower one) > u."""
         top = self.log_probs.shape[-1] - 1
         below = self.log_probs.exp().cumsum(-1)[..., :-1]
         return (below <= noise.unsqueeze(-1)).sum(-1).to(self.log_probs.dtype) / top
@@ -69,10 +69,10 @@ class CategoricalLevels(NamedTuple):
 
 @validated
 class Categorical(nn.Module):
-    """Grey levels k / (K - 1): log p(x|z) = sum_d log softmax(decoder(z)_d)_{k_d}, K numbers a pixel.
+    """Grey levels k / (K - 1): log p(x|z) = sum_d log softmax(decoder(z)_d)_{k_d}, K numbers per pixel.
 
-    The network gives its K C numbers of a place along the first axis of a datum: all channels of level 0, then of
-    level 1, and so on. Levels that are neighbours are nothing to each other: it has to learn the order of greys.
+    The network gives K C channels, along the first axis of a datum: all C channels of level 0, then of level 1, and so
+    on. Neighbouring levels are unrelated classes, so the network has to learn the order of the greys.
     """
 
     support: str = "levels"  # of an instance: levels_K
@@ -92,26 +92,26 @@ class Categorical(nn.Module):
 
 
 class LogisticLevels(NamedTuple):
-    """Independent pixels on the grid k / (K - 1), k = round((K - 1) y) cut to 0 .. K - 1, y logistic.
+    """Independent pixels on the grid k / (K - 1), k = round((K - 1) y) clamped to 0 .. K - 1, y logistic.
 
-    The bins of the lowest and of the highest level are open to infinity, so that the masses sum to 1.
+    The bins of the lowest and of the highest level extend to infinity, so that the masses sum to 1.
     """
 
     location: Tensor  # (L, M, *data_shape)
-    log_scale: Tensor  # (L, M, *data_shape), or what broadcasts with it
+    log_scale: Tensor  # (L, M, *data_shape), or any shape that broadcasts with it
     levels: int
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
         """log(sigmoid(a) - sigmoid(b)), a and b the standardised edges of the bin of x, nats.
 
-        = log sigmoid(a) + log sigmoid(-b) + log(1 - e^{-d}), d = a - b: no difference of nearly equal numbers.
+        = log sigmoid(a) + log sigmoid(-b) + log(1 - e^{-d}), d = a - b, without subtracting nearly equal numbers.
         """
         top = self.levels - 1
         log_width = -self.log_scale - math.log(top)  # log d
         level, width = (x * top).round(), log_width.exp()
         above = (level + 0.5 - top * self.location) * width
         below = (level - 0.5 - top * self.location) * width
-        inside = log_width + log_expm1_ratio(-width)  # log(1 - e^{-d}), also where d is tiny
+        inside = log_width + log_expm1_ratio(-width)  # log(1 - e^{-d}), also for tiny d
         value = torch.where(level < top, F.logsigmoid(above), 0) + torch.where(level > 0, F.logsigmoid(-below), 0)
         return value + torch.where((level > 0) & (level < top), inside, 0)
 
@@ -127,7 +127,7 @@ class LogisticLevels(NamedTuple):
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a pixel."""
+        """Uniform on [0, 1), one number per pixel."""
         return Noise("uniform", tuple(torch.broadcast_shapes(self.location.shape, self.log_scale.shape)))
 
     def transform(self, noise: Tensor) -> Tensor:
@@ -138,12 +138,12 @@ class LogisticLevels(NamedTuple):
 
 
 @validated
-class DiscretizedLogistic(_Spread):
+class DiscretizedLogistic(_LocationAndSpread):
     """Grey levels k / (K - 1): log p(x|z) = sum_d log P(x_d - h < y_d < x_d + h), h half a step, y_d logistic.
 
-    With open outermost bins (Kingma et al. 2016, IAF; Salimans et al. 2017). The network gives locations; `scale` says
-    what log s is: the network's second output (per_pixel_and_datum), a parameter a pixel (per_pixel), or one (shared).
-    s has a floor of a tenth of h, where a level holds all but 1e-4 of the mass.
+    The outermost bins are open (Kingma et al. 2016, IAF; Salimans et al. 2017). The network gives locations; `scale`
+    chooses log s: the network's second output (per_pixel_and_datum), one parameter per pixel (per_pixel), or one in all
+    (shared). s is at least h / 10, at which one level holds all but 1e-4 of the mass.
     """
 
     support: str = "levels"  # of an instance: levels_K
@@ -164,20 +164,20 @@ class DiscretizedLogistic(_Spread):
 
 # ------------------------------------------------------------------------------------- counts
 
-LARGEST_R = 1e6  # there the Poisson is 1e-4 away, and lgamma(k + r) - lgamma(r) has nine digits left in float64
+LARGEST_R = 1e6  # within 1e-4 of the Poisson, and lgamma(k + r) - lgamma(r) still has nine digits in float64
 
 
 class NegativeBinomialCounts(NamedTuple):
     """Independent counts with mean mu and variance mu + mu^2 / r."""
 
     log_mean: Tensor  # (L, M, *data_shape)
-    log_r: Tensor  # (L, M, *data_shape), or what broadcasts with it
+    log_r: Tensor  # (L, M, *data_shape), or any shape that broadcasts with it
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
         """log Gamma(k + r) / (Gamma(r) k!) + r log(r / (r + mu)) + k log(mu / (r + mu)), nats.
 
-        In float64, since in float32 the difference of the two lgamma is lost where r is large; and by r Gamma(r) =
-        Gamma(1 + r), so that nothing is infinite where r is small.
+        In float64, since in float32 the difference of the two lgamma is lost for large r; and with r Gamma(r) =
+        Gamma(1 + r), so that nothing is infinite for small r.
         """
         k, log_mean, log_r = x.double(), self.log_mean.double(), self.log_r.double()
         r, ratio, some = log_r.exp(), log_mean - log_r, k.clamp(min=1)
@@ -192,7 +192,7 @@ class NegativeBinomialCounts(NamedTuple):
 
     @property
     def noise(self) -> Noise:
-        """Uniform on [0, 1), one number a count."""
+        """Uniform on [0, 1), one number per count."""
         return Noise("uniform", tuple(torch.broadcast_shapes(self.log_mean.shape, self.log_r.shape)))
 
     def transform(self, noise: Tensor) -> Tensor:
@@ -206,12 +206,12 @@ class NegativeBinomialCounts(NamedTuple):
 
 
 @validated
-class NegativeBinomial(_Spread):
+class NegativeBinomial(_LocationAndSpread):
     """Counts 0, 1, 2, ...: log p(x|z) = sum_d log NB(x_d; mean mu_d(z), variance mu_d + mu_d^2 / r_d).
 
-    A Poisson whose rate is gamma-distributed with shape r. The network gives log mu; `dispersion` says what -log(1/r)
-    is: a parameter a pixel (per_pixel), one parameter (shared), or the network's second output (per_pixel_and_datum).
-    1/r has a floor of 1e-6, which is a Poisson to four digits.
+    A Poisson whose rate is gamma-distributed with shape r. The network gives log mu; `dispersion` chooses log r:
+    one parameter per pixel (per_pixel), one in all (shared), or the network's second output (per_pixel_and_datum). 1/r
+    is at least 1e-6, at which the counts are Poisson to four digits.
     """
 
     support: ClassVar[str] = "counts"
@@ -225,4 +225,4 @@ class NegativeBinomial(_Spread):
         """The distribution of the counts."""
         log_mean, log_r = self.split(outputs)
         floor = log_r.new_full((), -math.log(LARGEST_R))
-        return NegativeBinomialCounts(log_mean, -torch.logaddexp(-log_r, floor))  # smooth: the gradient lives on
+        return NegativeBinomialCounts(log_mean, -torch.logaddexp(-log_r, floor))  # smooth: the gradient never vanishes

@@ -15,10 +15,10 @@ from vae.schema import Positive, validated
 class Gaussian(nn.Module):
     """Real pixels: log p(x|z) = sum_d log N(x_d; mean_d(z), std_d^2), std^2 = exp(s) + floor^2 (paper, appendix C.2).
 
-    `variance` says what s is: the network's second output (per_pixel_and_datum), a parameter a pixel (per_pixel), one
-    parameter (shared), or none (fixed). `std` is the fixed standard deviation, or where a parameter starts. `mean`
-    can pass through a sigmoid, as the paper's Frey Face decoder does. The floor, half a grey level by default, bounds
-    the density on data that lie on a grid; without it a constant pixel drives the bound to infinity.
+    `variance` chooses s: the network's second output (per_pixel_and_datum), one parameter per pixel (per_pixel), one in
+    all (shared), or a constant (fixed). `std` is the fixed standard deviation, or the initial one. `mean` can pass
+    through a sigmoid, as in the paper's Frey Face decoder. The floor, half a grey level by default, bounds the density
+    on data that lie on a grid; without it a constant pixel drives the bound to infinity.
     """
 
     support: ClassVar[str] = "real"
@@ -58,5 +58,5 @@ class Gaussian(nn.Module):
         return Normal(mean.sigmoid() if self.mean == "sigmoid" else mean, log_std)
 
     def _floored(self, log_variance: Tensor) -> Tensor:
-        """log std of std^2 = exp(s) + floor^2: smooth, so that the gradient lives on near the floor."""
+        """log std of std^2 = exp(s) + floor^2: smooth, so that the gradient does not vanish at the floor."""
         return 0.5 * torch.logaddexp(log_variance, log_variance.new_full((), 2 * math.log(self.floor)))

@@ -2,11 +2,11 @@
 
     x = mean + W z + e,   z ~ N(0, I),   e ~ N(0, Psi);   z in R^J, x in R^D
 
-Psi is diagonal in factor analysis, s^2 I in probabilistic PCA, and tends to 0 in PCA. All that a variational
-auto-encoder estimates has a closed form here, so these models are what it is measured against: a VAE with linear
-networks and one shared variance has the optimum of probabilistic PCA (Lucas et al. 2019), and one with a variance a
-pixel that of factor analysis with a diagonal posterior. Everything is float64; covariances are 1/N, the maximum
-likelihood's.
+Psi is diagonal in factor analysis, s^2 I in probabilistic PCA, and tends to 0 in PCA. Everything that a
+variational auto-encoder estimates has a closed form here, so these models are its reference: a VAE with linear
+networks and one shared variance has the optimum of probabilistic PCA (Lucas et al. 2019), and one with a variance per
+pixel that of factor analysis with a diagonal posterior. Everything is float64; covariances are divided by N, as maximum
+likelihood does.
 """
 
 import math
@@ -27,7 +27,7 @@ S = TypeVar("S")
 
 
 class NotConverged(UserWarning):
-    """EM came to its last step before its tolerance; the fit is the best that it reached."""
+    """EM reached its last step before its tolerance; the fit is the best so far."""
 
 
 # ------------------------------------------------------------------------------------- fitted models
@@ -42,7 +42,7 @@ class PCA:
     """Principal components: the J orthonormal directions of largest variance, largest first.
 
     Each column of W has its largest entry positive. `trace` holds the share of the variance explained at each step of
-    EM. It is the limit Psi -> 0, where the posterior is a point, and no distribution of x is left.
+    EM. PCA is the limit Psi -> 0, in which the posterior is a point and x has no density.
     """
 
     mean: Tensor  # (D,)
@@ -67,11 +67,11 @@ class PCA:
 class LinearGaussian:
     """p(z) = N(0, I), p(x|z) = N(mean + W z, Psi): what probabilistic_pca and factor_analysis give.
 
-    `variance` is the diagonal of Psi, or one number for s^2 I. The density of x depends on W W' alone, so any rotation
-    of the latents will do; W is kept in the one that makes W' Psi^-1 W diagonal, largest first (each column's largest
-    entry positive). There the posterior has independent dimensions, N(m, diag(1 / precision)), and a VAE with a
-    diagonal posterior has nothing to lose: it is the rotation that the ELBO picks. `trace` holds the mean log p(x) of
-    the training data at each step of EM, nats a datum.
+    `variance` is the diagonal of Psi, or one number for s^2 I. The density of x depends only on W W', so the
+    latents may be rotated; W is stored in the rotation that makes W' Psi^-1 W diagonal, largest first (each column's
+    largest entry positive). In it the posterior has independent dimensions, N(m, diag(1 / precision)), which a diagonal
+    q can equal: the ELBO of a VAE is largest in this rotation. `trace` holds the mean log p(x) of the training data at
+    each step of EM, nats per datum.
     """
 
     mean: Tensor  # (D,)
@@ -99,7 +99,7 @@ class LinearGaussian:
 
     @property
     def noise(self) -> Noise:
-        """What eps of the posterior is drawn from, and its shape for one sample of one datum."""
+        """The distribution of the posterior's eps, and its shape for one sample of one datum."""
         return Noise("normal", (self.W.shape[1],))
 
     @property
@@ -139,7 +139,7 @@ class LinearGaussian:
 
     @property
     def posterior_covariance(self) -> Tensor:  # (J, J)
-        """(I + W' Psi^-1 W)^-1, the same for every x; diagonal in the rotation that W is kept in."""
+        """(I + W' Psi^-1 W)^-1, the same for every x; diagonal in the rotation that W is stored in."""
         return torch.diag(1 / self._precision)
 
     def reconstruct(self, x: Any) -> Tensor:  # (N, D) -> (N, D)
@@ -161,8 +161,8 @@ class LinearGaussian:
 class EM:
     """Expectation maximisation: steps that never lower the likelihood, until one raises it by less than `tolerance`.
 
-    It starts from random directions drawn from `seed`. The tolerance is in nats a datum (for PCA, as a share of the
-    variance). A NotConverged warning says that `max_steps` came first.
+    It starts from random directions drawn from `seed`. The tolerance is in nats per datum (for PCA, a share of the
+    variance). Warns (NotConverged) if `max_steps` comes first.
     """
 
     tolerance: NonNegative = 1e-9
@@ -175,7 +175,7 @@ class EM:
         return scale * datum_noise("normal", self.seed, "em", range(x.shape[1]), (latent_dim,)).to(x)
 
     def run(self, step: Callable[[S], tuple[S, float]], state: S) -> tuple[S, Tensor]:
-        """The last state and the values of all; `step` gives the next state, and the value of the one it was given."""
+        """The last state and the values of all; `step` returns the next state, and the value of its argument."""
         following, value = step(state)
         trace = [value]
         for _ in range(self.max_steps):
@@ -212,10 +212,10 @@ def _pca_step(covariance: Tensor) -> Callable[[Tensor], tuple[Tensor, float]]:
 def _gaussian_step(
     covariance: Tensor, restrict: Callable[[Tensor], Tensor]
 ) -> Callable[[tuple[Tensor, Tensor]], tuple[tuple[Tensor, Tensor], float]]:
-    """A step of EM on (W, diagonal of Psi) (Rubin & Thayer 1982), with the mean log p(x) before it, nats a datum.
+    """A step of EM on (W, diagonal of Psi) (Rubin & Thayer 1982), with the mean log p(x) before it, nats per datum.
 
-    `restrict` maps the D noise variances that the M step finds to the best that the model allows; that alone tells
-    probabilistic PCA from factor analysis.
+    `restrict` maps the D noise variances that the M step finds to the best that the model allows; this is the only
+    difference between probabilistic PCA and factor analysis.
     """
     D = len(covariance)
 
@@ -237,9 +237,9 @@ def _gaussian_step(
 
 
 def pca(x: Any, latent_dim: int, *, em: EM | None = None) -> PCA:  # (N, D)
-    """The first J principal components, by singular value decomposition, or by EM (Roweis 1998) where `em` is given.
+    """The first J principal components, by singular value decomposition, or by EM (Roweis 1998) if `em` is given.
 
-    UsageError where the data vary in fewer directions.
+    UsageError if the data vary in fewer directions.
     """
     x = _training_data(x, latent_dim)
     if em is None:
@@ -254,11 +254,11 @@ def pca(x: Any, latent_dim: int, *, em: EM | None = None) -> PCA:  # (N, D)
 
 
 def probabilistic_pca(x: Any, latent_dim: int, *, em: EM | None = None) -> LinearGaussian:  # (N, D)
-    """The maximum-likelihood probabilistic PCA, in closed form, or by EM where `em` is given (Tipping & Bishop 1999).
+    """The maximum-likelihood probabilistic PCA, in closed form, or by EM if `em` is given (Tipping & Bishop 1999).
 
     With the eigenvalues of the 1/N covariance, s^2 is the mean of the D - J smallest, and W = U (Lambda - s^2 I)^(1/2)
     (their equations 7 and 8). At J = D, every s^2 up to the smallest eigenvalue gives the same, largest likelihood; the
-    closed form takes that eigenvalue. UsageError where J latents explain all of the data, so that the likelihood has no
+    closed form takes that eigenvalue. UsageError if J latents explain all of the data, so that the likelihood has no
     maximum.
     """
     x = _training_data(x, latent_dim)
@@ -280,7 +280,7 @@ def factor_analysis(x: Any, latent_dim: int, *, em: EM = EM(), floor: float = 1 
 
     There is no closed form, and EM can end in a local maximum. No noise has a standard deviation below `floor`, half a
     grey level as in vae.Gaussian: without it, an element that is constant, or that the latents explain wholly (a
-    Heywood case), drives the likelihood to infinity. UsageError where all of the data vary less than that.
+    Heywood case), drives the likelihood to infinity. UsageError if all of the data vary less than that.
     """
     x = _training_data(x, latent_dim)
     mean, covariance = _moments(x)
@@ -315,25 +315,25 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:  # (N, D) -> (D,), (D, D)
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, right singular vectors (D, min(N, D)), variances along them, largest first, rounding errors set to 0."""
     mean = x.mean(0)
-    # R of the QR has the same singular values and right vectors, and is no taller than wide.
+    # R of the QR has the same singular values and right vectors, and at most as many rows as columns.
     _, s, Vh = torch.linalg.svd(torch.linalg.qr(x - mean, mode="r").R, full_matrices=False)
     s = torch.where(s > s[0] * max(x.shape) * torch.finfo(x.dtype).eps, s, 0)
     return mean, Vh.T, s.square() / len(x)
 
 
 def _check_rank(latent_dim: int, rank: int, D: int | None = None) -> None:
-    """UsageError where J directions are not there, or (given D) where they leave no variance to the noise."""
+    """UsageError if the data vary in fewer than J directions, or (given D) if J leave no variance for the noise."""
     if latent_dim > rank:
         raise UsageError(f"latent_dim: the data vary in {rank} directions, fewer than the {latent_dim} latents")
     if D is not None and latent_dim == rank < D:
         raise UsageError(
-            f"latent_dim: the data vary in {rank} directions of {D}, so that {latent_dim} latents leave no variance to "
-            f"the noise and the likelihood has no maximum; give at most {rank - 1}"
+            f"latent_dim: the data vary in {rank} directions of {D}, so that {latent_dim} latents leave no variance "
+            f"for the noise and the likelihood has no maximum; give at most {rank - 1}"
         )
 
 
 def _signed(W: Tensor) -> Tensor:  # (D, J)
-    """Columns with their largest entry positive: the sign that the likelihood leaves open."""
+    """Columns with their largest entry positive, as the likelihood does not depend on their signs."""
     largest = W.gather(0, W.abs().argmax(0, keepdim=True))  # (1, J)
     return W * torch.where(largest < 0, -1.0, 1.0)
 
@@ -349,7 +349,7 @@ def _training_data(x: Any, latent_dim: int) -> Tensor:  # (N, D)
 
 
 def _rows(x: Any, D: int | None = None, name: str = "x") -> Tensor:  # (N, D)
-    """Data as a float64 matrix; UsageError where they are none, or not finite."""
+    """Data as a float64 matrix; UsageError if x is not a matrix, or not finite."""
     try:
         x = torch.as_tensor(x).detach().double()
     except (TypeError, ValueError, RuntimeError) as error:

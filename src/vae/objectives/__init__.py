@@ -2,7 +2,7 @@
 
 from vae.objectives.base import Estimate, Memory, Objective
 from vae.objectives.importance import IWAE, DReG, LogWeights, StickingTheLanding, log_weights
-from vae.objectives.modifiers import WeighedKL
+from vae.objectives.modifiers import WeightedKL
 from vae.objectives.score_function import ScoreFunction, leave_one_out, remember, running_mean, score_surrogate
 from vae.objectives.sgvb import EstimatorA, EstimatorB
 
@@ -27,7 +27,7 @@ __all__ = [
     "Objective",
     "ScoreFunction",
     "StickingTheLanding",
-    "WeighedKL",
+    "WeightedKL",
     "leave_one_out",
     "log_weights",
     "remember",

@@ -1,10 +1,10 @@
-"""Importance weighting: one matrix of log weights, log w_k = log p(x, z_k) - log q(z_k|x), and three routes for the
-gradient of the bound that it gives,
+"""Importance weighting: one matrix of log weights, log w_k = log p(x, z_k) - log q(z_k|x), and three estimators of
+the gradient of its bound,
 
     L_K = E[log (1/K) sum_k w_k] <= log p(x)     (Burda, Grosse & Salakhutdinov 2016, equation 8),
 
 which grows with K from the ELBO at K = 1 to log p(x). With the normalised weights v_k = w_k / sum_j w_j, the decoder's
-gradient is sum_k v_k d log p(x, z_k) on every route; the routes differ in the encoder's.
+gradient is sum_k v_k d log p(x, z_k) in all three; they differ in the encoder's.
 """
 
 import math
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from vae.distributions import detached, log_ratio, sum_from
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory, moving_support
+from vae.objectives.base import Estimate, Memory, support_depends_on_parameters
 from vae.schema import Count, validated
 
 
 class LogWeights(NamedTuple):
-    """What the weights of K samples of z a datum are made of, nats."""
+    """The terms of the log weights of K samples of z per datum, nats."""
 
     log_p_x_given_z: Tensor  # (K, M)
     log_p_z: Tensor  # (K, M)
@@ -39,7 +39,7 @@ class LogWeights(NamedTuple):
 
 
 def log_weights(model: VAE, x: Tensor, z: Tensor, log_q: Tensor) -> LogWeights:
-    """The weights of samples z (K, M, J) with their densities log q(z|x), element by element."""
+    """The weights of samples z (K, M, J), given log q(z|x) element by element."""
     return LogWeights(model.log_likelihood(x, z), sum_from(model.prior.log_prob(z), 2), sum_from(log_q, 2))
 
 
@@ -51,9 +51,9 @@ def _estimate(weights: LogWeights, kl: Tensor | None = None) -> Estimate:
 
 
 def _path_bias(model: VAE, name: str) -> str | None:
-    if not moving_support(model):
+    if not support_depends_on_parameters(model):
         return None
-    return f"{name} is biased where the support of q moves with its parameters; use sgvb_a, sgvb_b or iwae"
+    return f"{name} is biased if the support of q depends on its parameters; use sgvb_a, sgvb_b or iwae"
 
 
 @validated
@@ -67,7 +67,7 @@ class IWAE:
     num_samples: Count = 5
 
     def bias(self, model: VAE) -> None:
-        """None: it is the derivative of the bound's own value."""
+        """None: it is the derivative of the bound itself."""
 
     def __call__(
         self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
@@ -82,13 +82,13 @@ class DReG:
     """The importance-weighted bound, doubly reparameterized in the encoder: sum_k v_k^2 (d log w_k / d z_k) d z_k.
 
     Unbiased for the gradient of L_K, with a signal-to-noise ratio that grows as K^(1/2) (Tucker et al. 2019,
-    equation 8), unless q's support moves with its parameters.
+    equation 8), unless q's support depends on its parameters.
     """
 
     num_samples: Count = 5
 
     def bias(self, model: VAE) -> str | None:
-        """Biased where the support of q moves, as any path derivative."""
+        """Biased if the support of q depends on its parameters, like any path derivative."""
         return _path_bias(model, "dreg")
 
     def __call__(
@@ -97,11 +97,11 @@ class DReG:
         """The bound L_K of each datum; noise (K, M, J)."""
         q = model.posterior(x)
         z, fixed = q.transform(noise), detached(q)
-        doubly = z.view_as(z)  # apart from z, through which the KL's gradient goes, weighed once
+        doubly = z.view_as(z)  # not z itself, through which the KL's gradient flows, weighted once
         weights = log_weights(model, x, doubly, fixed.log_prob(doubly))
         v = weights.log_w.detach().softmax(0)  # (K, M)
         if doubly.requires_grad:
-            # The bound's derivative weighs with v; what goes on from z to the encoder is weighed once more.
+            # The bound's derivative is weighted with v; what flows on from z into the encoder is weighted once more.
             doubly.register_hook(lambda gradient: v[..., None] * gradient)
         kl = log_ratio(fixed.log_prob(z), model.prior, z).mean(0)  # (M,)
         return _estimate(weights, kl), memory
@@ -112,14 +112,14 @@ class DReG:
 class StickingTheLanding:
     """The path derivative of the bound, sum_k v_k (d log w_k / d z_k) d z_k (Roeder, Wu & Duvenaud 2017).
 
-    Unbiased for K = 1 unless q's support moves with its parameters; it vanishes at q(z|x) = p(z|x). For K > 1 it is
-    biased, and tends with K to the gradient of another objective: use dreg there.
+    Unbiased for K = 1 unless q's support depends on its parameters; it vanishes at q(z|x) = p(z|x). For K > 1 it is
+    biased, and tends with K to the gradient of another objective: use dreg instead.
     """
 
     num_samples: Count = 1
 
     def bias(self, model: VAE) -> str | None:
-        """Biased for K > 1, and where the support of q moves, as any path derivative."""
+        """Biased for K > 1, and if the support of q depends on its parameters, like any path derivative."""
         if self.num_samples > 1:
             return "stl is biased for num_samples > 1; use dreg, which is not"
         return _path_bias(model, "stl")

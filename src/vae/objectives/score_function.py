@@ -1,10 +1,10 @@
-"""The score-function estimator of the ELBO's gradient, with baselines: what one can do without g(eps, x).
+"""The score-function estimator of the ELBO's gradient, with baselines; it does not need g(eps, x).
 
     d E_q[f] = E_q[(f - b) d log q],   f = log p(x, z) - log q(z|x),
 
 for any b that does not depend on z (Williams 1992; Mnih & Gregor 2014). f's own dependence on q's parameters adds
--E_q[d log q] = 0. Kingma & Welling (2013, section 2.2) call its variance too high to be practical; it is here to be
-compared.
+-E_q[d log q] = 0. Kingma & Welling (2013, section 2.2) call its variance too high to be practical; it is here for
+comparison.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 from vae.distributions import log_ratio, sum_from
 from vae.errors import ConfigError
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory, moving_support
+from vae.objectives.base import Estimate, Memory, support_depends_on_parameters
 from vae.schema import Count, Interval, validated
 
 
@@ -32,12 +32,12 @@ def leave_one_out(f: Tensor) -> Tensor:  # (L, M) -> (L, M)
 
 
 def running_mean(memory: Memory) -> Tensor | float:
-    """The mean of past values, weighed down exponentially with age; 0 before there are any."""
+    """The exponentially weighted mean of past values; 0 before there are any."""
     return memory["sum"] / memory["weight"] if memory else 0.0
 
 
 def remember(memory: Memory, f: Tensor, decay: float) -> Memory:
-    """The memory after the values f; it is asked before they enter it, or the estimate would be biased."""
+    """The memory with the values f added; a baseline for f must be read before that, or the gradient is biased."""
     value = f.detach().mean(dtype=torch.float64)
     past = memory if memory else {"sum": torch.zeros_like(value), "weight": torch.zeros_like(value)}
     return {
@@ -52,22 +52,22 @@ class ScoreFunction:
     """The ELBO by the score function: (1/L) sum_l (f_l - b_l) d log q(z_l|x), f = log p(x, z) - log q(z|x).
 
     `baseline` b is 0 (none), the running mean of f over past steps (running), or the mean of the other samples
-    (leave_one_out, L > 1). Unbiased unless q's support moves with its parameters.
+    (leave_one_out, L > 1). Unbiased unless q's support depends on its parameters.
     """
 
     num_samples: Count = 1
     baseline: Literal["none", "running", "leave_one_out"] = "running"
-    decay: Annotated[float, Interval(0, 0.9999), "of the running mean, a step"] = 0.9
+    decay: Annotated[float, Interval(0, 0.9999), "of the running mean, per step"] = 0.9
 
     def __post_init__(self) -> None:
         if self.baseline == "leave_one_out" and self.num_samples < 2:
             raise ConfigError("objective: the leave_one_out baseline needs num_samples of at least 2")
 
     def bias(self, model: VAE) -> str | None:
-        """Biased where the support of q moves with its parameters."""
-        if not moving_support(model):
+        """Biased if the support of q depends on its parameters."""
+        if not support_depends_on_parameters(model):
             return None
-        return "score_function is biased where the support of q moves with its parameters; use sgvb_a or sgvb_b"
+        return "score_function is biased if the support of q depends on its parameters; use sgvb_a or sgvb_b"
 
     def __call__(
         self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor

@@ -15,13 +15,13 @@ from vae.schema import Count, validated
 class EstimatorB:
     """SGVB-B: -KL(q(z|x) || p(z)) in closed form + (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x)   (equation 7).
 
-    KL is per datum, nats, never negative. UsageError where no closed form of it is known.
+    The KL is per datum, nats, never negative. UsageError if no closed form of it is known.
     """
 
     num_samples: Count = 1
 
     def bias(self, model: VAE) -> None:
-        """None: it is the derivative of the bound's own value."""
+        """None: it is the derivative of the bound itself."""
 
     def __call__(
         self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
@@ -29,7 +29,7 @@ class EstimatorB:
         """The bound of each datum; noise (L, M, J)."""
         q = model.posterior(x)
         log_p_x_given_z = model.expected_log_likelihood(q, x, noise)  # (M,)
-        elements = kl_divergence(q, model.prior)  # (M, J), or (M,) of a joint q
+        elements = kl_divergence(q, model.prior)  # (M, J), or (M,) if q is joint
         kl = sum_from(elements, 1)  # (M,)
         bound = log_p_x_given_z - kl
         terms = {"log_p_x_given_z": log_p_x_given_z, "kl": kl}
@@ -47,7 +47,7 @@ class EstimatorA:
     num_samples: Count = 1
 
     def bias(self, model: VAE) -> None:
-        """None: it is the derivative of the bound's own value."""
+        """None: it is the derivative of the bound itself."""
 
     def __call__(
         self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor

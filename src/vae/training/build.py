@@ -13,15 +13,16 @@ from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
 from vae.data import GREY_LEVELS, IMAGE_SHAPES, load_data
 from vae.errors import ConfigError
-from vae.likelihoods import DEFAULT_LIKELIHOOD, LIKELIHOODS
+from vae.likelihoods import LIKELIHOODS
+from vae.likelihoods.advice import default_likelihood
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Objective, WeighedKL
+from vae.objectives import OBJECTIVES, Objective, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.precision import AUTOCAST
 from vae.priors import PRIORS
 from vae.randomness import seeded
-from vae.schema import Part, describe, options_of
+from vae.schema import Part, describe
 from vae.training.settings import ModelSettings, Settings, read_settings
 
 
@@ -49,11 +50,8 @@ def with_likelihood(settings: Settings, kind: str) -> Settings:
     """The settings with the likelihood that suits data of a kind, if none was named."""
     if settings.model.likelihood is not None:
         return settings
-    name = DEFAULT_LIKELIHOOD[kind]
-    options = {key: option.default for key, option in options_of(LIKELIHOODS[name]).items()}
-    if "levels" in options:
-        options["levels"] = GREY_LEVELS.get(settings.data.name, 256)
-    return replace(settings, model=replace(settings.model, likelihood=Part(name, options)))
+    likelihood = default_likelihood(kind, GREY_LEVELS.get(settings.data.name, 256))
+    return replace(settings, model=replace(settings.model, likelihood=likelihood))
 
 
 def build_model(
@@ -93,8 +91,8 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     objective: Objective = settings.objective.build(OBJECTIVES)
     modifiers = settings.modifiers
-    weighted = WeighedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
-    return objective if weighted == WeighedKL(objective) else weighted
+    weighted = WeightedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
+    return objective if weighted == WeightedKL(objective) else weighted
 
 
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:

@@ -4,10 +4,8 @@ The mathematics of a step (`AEVB.values`, the only copy) is made a function of t
 traced and compiled for minibatches of one size; minibatches of another size take the eager gradient.
 """
 
-import contextlib
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,12 +79,13 @@ class CompiledGradient:
         for parameter, derivative in zip(self.parameters, found.gradients, strict=True):
             parameter.grad = derivative
         if batch.is_cuda:  # a CUDA graph writes its results into the same memory each time; these outlive the step
-            return _cloned(found.memory), _cloned(found.sums)
+            return {k: v.clone() for k, v in found.memory.items()}, {k: v.clone() for k, v in found.sums.items()}
         return found.memory, found.sums
 
 
-def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+def _is_not_about_missing_cuda(record: logging.LogRecord) -> bool:
+    """Leaves out what the compiler logs on every CPU; a filter is added once, and lets all else through."""
+    return "No CUDA runtime is found" not in record.getMessage()
 
 
 def compiled(function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:
@@ -99,7 +98,8 @@ def compiled(function: Callable[..., Any], given: Sequence[Any]) -> Callable[...
     on_cuda = any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in given)
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "fallback_random": True}
     options |= {"triton.cudagraphs": True} if on_cuda else {}  # what mode="reduce-overhead" sets
-    with _without_warning_of_missing_cuda():
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_about_missing_cuda)
+    with seeded(0, "tracing"):  # a user's own module may draw while it is traced
         graph = make_fx(function)(*given)
         cast_before_transposing(graph)
         program = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
@@ -113,21 +113,6 @@ def compiled(function: Callable[..., Any], given: Sequence[Any]) -> Callable[...
         return program(*given)
 
     return replayed
-
-
-@contextlib.contextmanager
-def _without_warning_of_missing_cuda() -> Iterator[None]:
-    """Drop what PyTorch's extensions log in this thread: on a CPU, that there is no CUDA."""
-    thread, logger = threading.get_ident(), logging.getLogger("torch.utils.cpp_extension")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.thread != thread or record.levelno >= logging.ERROR
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
 
 
 def cast_before_transposing(program: fx.GraphModule) -> None:
@@ -161,12 +146,11 @@ def disagreement(
     state is left as it was.
     """
     buffers, memory = [b.clone() for b in state.model.buffers()], state.memory
-    parameters = dict(state.model.named_parameters())
 
     def results(form: Callable[..., tuple[Memory, Sums]]) -> list[dict[str, Tensor]]:
         with seeded(0, "comparison"):  # a user's own module may draw
             found, sums = form(algorithm, state, batch, noise)
-        gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+        gradients = {name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None}
         after = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
         _restore(state.model, buffers)
         state.memory = {name: value.clone() for name, value in found.items()}

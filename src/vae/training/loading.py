@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from vae.errors import CheckpointError, VaeError
+from vae.errors import CheckpointError
 from vae.models import VAE
 from vae.precision import parameter_dtype
 from vae.training import checkpoint
 from vae.training.build import build_model
-from vae.training.progress import Plan, Progress
-from vae.training.run_directory import open_config, other_settings
+from vae.training.run_directory import open_config
 from vae.training.run_state import RunState, check_same_run
 from vae.training.settings import Settings, read_settings
 
@@ -43,7 +41,7 @@ def load_run(
     if the file is damaged or of another model, UsageError if the directory is not a run.
     """
     path = Path(path)
-    raw, files = open_config(path), _checkpoints(path)
+    raw, files = open_config(path), checkpoints(path)
     if not files:
         raise CheckpointError(f"{path}: has no checkpoint yet; train it: train.py --resume {path}")
     if which is not None and which not in files:
@@ -60,25 +58,10 @@ def load_run(
     return LoadedRun(model.eval(), settings, path, which, values["step"], values["data_sha256"], data_range)
 
 
-def _checkpoints(path: Path) -> dict[str, Path]:
+def checkpoints(path: Path) -> dict[str, Path]:
     """The checkpoints of a run, the one that is opened by default first."""
     files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
     return {name: file for name, file in files.items() if file.exists()}
-
-
-def finished_at(path: Path, settings: Settings) -> int | None:
-    """The step of the checkpoint that `load_run` opens, if this is a run of these very settings with nothing left to
-    train; None if it has further to go, has other settings (places of data and device apart), or is not a run."""
-    try:
-        theirs = read_settings(open_config(path))
-        values: dict[str, Any] = {name: checkpoint.read_values(file) for name, file in _checkpoints(path).items()}
-        if "last" not in values or other_settings(theirs, settings):
-            return None
-        train = settings.train
-        plan = Plan(train.epochs, train.samples, patience=train.patience)
-        return next(iter(values.values()))["step"] if Progress(**values["last"]["progress"]).finished(plan) else None
-    except (VaeError, KeyError, TypeError):
-        return None
 
 
 def load(

@@ -53,7 +53,7 @@ def data_parallel(algorithm: AEVB, state: State, stop: Stop, seed: int) -> Gradi
         mean_of_ranks = ranks.world if algorithm.reduction == "sum" else ranks.world / size  # DDP takes the mean
         (-mean_of_ranks * maximised).backward()
         found = totals()
-        stop.settle(found["stop"].tolist())
+        stop.resolve(found["stop"].tolist())
         whole = {name: found["sums", name] for name in sums}
         check_finite(whole, state.model, f"at step {state.step + 1}")  # the same on all ranks
         return {name: found["memory", name].to(value.dtype) for name, value in memory.items()}, whole

@@ -88,12 +88,6 @@ class Report:
             bar_format="{percentage:3.0f}%|{bar:8}| {n_fmt} [{remaining} left, {rate_fmt}{postfix}]",  # fits 80 columns
         )
 
-    def __enter__(self) -> "Report":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
     def step(self, size: int) -> None:
         """Show a step on `size` data."""
         self.bar.update(size)

@@ -1,5 +1,6 @@
 """The end of an epoch: what is evaluated, logged and saved."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -42,14 +43,14 @@ class Recorder:
     def end_epoch(self, whole: bool) -> None:
         """Evaluate, log and save; `whole` is False if the plan ends within the epoch."""
         progress, plan = self.run.progress, self.plan
-        self._check_finite()
+        check_finite(progress.sums, self.run.state.model, f"by step {self.run.state.step}")  # on CUDA the first look
         epoch, means = progress.epoch + 1, progress.means()
         if whole:
             progress.end_epoch()
         else:
             # The checkpoint is of before the lines of this epoch, so that a run which goes on with a larger plan
             # finishes the epoch and logs it once.
-            self._save("last")
+            self.save("last")
         lines = [self._line(epoch, {"split": "train", **means})]
         improved = False
         if epoch % plan.evaluate_every == 0 or progress.finished(plan):
@@ -61,16 +62,11 @@ class Recorder:
         self.report.epoch(lines)
         self._warn_of_fall(lines[0])
         if improved:  # before the last: a run killed between the two repeats the epoch and writes the same best again
-            self._save("best")
+            self.save("best")
         ranks, exact = self.folder.ranks, self.run.batches.exact_within_epochs
         due = ranks.once(lambda: time.monotonic() - self._saved_at >= plan.checkpoint_seconds)
         if whole and (due or progress.finished(plan) or not exact):
-            self._save("last")
-
-    def save_last(self) -> None:
-        """Write the state as the last checkpoint."""
-        self._check_finite()
-        self._save("last")
+            self.save("last")
 
     def _line(self, epoch: int, values: Line) -> Line:
         place = {"step": self.run.state.step, "epoch": epoch, "samples": self.run.progress.samples}
@@ -85,18 +81,11 @@ class Recorder:
         progress.best, progress.stale = (values[0], 0) if improved else (progress.best, progress.stale + 1)
         return improved
 
-    def _check_finite(self) -> None:
-        """On CUDA nobody has looked yet."""
-        check_finite(self.run.progress.sums, self.run.state.model, f"by step {self.run.state.step}")
-
     def _warn_of_fall(self, line: Line) -> None:
         """Warn, once, if the ELBO is far below that of the first epoch; its meaning is the same across a warm-up."""
-        first = next(iter(self.folder.log.lines), line)
-        if self._warned or self.score not in line or self.score not in first:
-            return
-        now, then = line[self.score], first[self.score]
-        values = torch.Size(self.run.about["data_shape"]).numel()
-        if now < then - FAR_BELOW * max(abs(then), values):
+        now, then = line[self.score], self.folder.log.lines[0][self.score]
+        far = FAR_BELOW * max(abs(then), math.prod(self.run.about["data_shape"]))
+        if not self._warned and now < then - far:
             self._warned = True
             warnings.warn(
                 f"the mean ELBO fell from {then:.4g} nats per datum in epoch 1 to {now:.4g} in epoch {line['epoch']}; "
@@ -104,9 +93,10 @@ class Recorder:
                 stacklevel=2,
             )
 
-    def _save(self, name: str) -> None:
-        """Write the state as a checkpoint; TrainingFailed instead if a parameter is not finite."""
+    def save(self, name: str = "last") -> None:
+        """Write the state as a checkpoint; TrainingFailed instead if a sum or a parameter is not finite."""
         model = self.run.state.model
+        check_finite(self.run.progress.sums, model, f"by step {self.run.state.step}")
         bad = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
         if bad is not None:
             raise TrainingFailed(f"parameter {bad} is not finite after step {self.run.state.step}")

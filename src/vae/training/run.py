@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from vae.algorithms import AEVB
 from vae.config import plain
 from vae.data import Data, Loader, Resident, load_data
 from vae.errors import Interrupted, TrainingFailed, UsageError
-from vae.evaluation import evaluate_bound, warn_of_collapse
+from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
@@ -113,13 +113,14 @@ def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any
         data_block = {"name": "loader"}
     else:
         raise UsageError("data must come from vae.load_data, or be a torch.utils.data.DataLoader")
-    parts = {
-        "encoder": describe(model.encoder, ENCODERS),
-        "decoder": describe(model.decoder, DECODERS),
-        "posterior": describe(model.posterior_head, POSTERIORS),
-        "prior": describe(model.prior_head, PRIORS),
-        "likelihood": describe(model.likelihood_head, LIKELIHOODS),
+    named: dict[str, tuple[Any, Mapping[str, Any]]] = {
+        "encoder": (model.encoder, ENCODERS),
+        "decoder": (model.decoder, DECODERS),
+        "posterior": (model.posterior_head, POSTERIORS),
+        "prior": (model.prior_head, PRIORS),
+        "likelihood": (model.likelihood_head, LIKELIHOODS),
     }
+    parts = {name: describe(part, table) for name, (part, table) in named.items()}
     foreign = [name for name in ("posterior", "prior", "likelihood") if parts[name].name == "module"]
     if foreign:
         raise UsageError(
@@ -166,10 +167,11 @@ def _run(
             if verbose:
                 print(f"{about}\n{run.form} steps, products in {settings.train.precision}", file=sys.stderr)
         stepper = Stepper(algorithm, run.state, run.batches, run.streams, parameter_dtype(settings.train.precision))
-        report = stack.enter_context(Report(plan, run.progress, run.batches.num_data, verbose))
+        report = Report(plan, run.progress, run.batches.num_data, verbose)
+        stack.callback(report.bar.close)
         recorder = Recorder(run, folder, plan, algorithm.score, report, _evaluations(model, data, observe, ranks))
         try:
-            run_to_the_end(stepper, plan, run.progress, report.step, recorder.end_epoch, recorder.save_last, stop)
+            run_to_the_end(stepper, plan, run.progress, report.step, recorder.end_epoch, recorder.save, stop)
         except TrainingFailed as error:
             raise TrainingFailed(f"{error}; {folder.last_good()}") from None
     early = run.progress.stopped_early(plan)
@@ -237,11 +239,3 @@ def _evaluations(model: VAE, data: Any, observe: Observer | None, ranks: Ranks) 
     if observe is not None:
         found.append(lambda: observe(model, data))
     return [functools.partial(ranks.once, evaluate) for evaluate in found]
-
-
-def evaluation_line(model: VAE, data: Data, name: str) -> Line:
-    """A line of metrics on the ELBO of a split, with the KL per dimension and active units.
-
-    Its noise is that of evaluate.py's default seed, whatever the seed of the training.
-    """
-    return {"split": name, **evaluate_bound(model, data.evaluation_split(name), name=name).log_line()}

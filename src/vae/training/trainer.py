@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -15,13 +15,6 @@ from vae.errors import Interrupted
 from vae.randomness import Streams
 from vae.ranks import Stop
 from vae.training.progress import Plan, Progress
-
-
-class Done(NamedTuple):
-    """A step that was made: the size of its minibatch, and the sums over it."""
-
-    size: int
-    sums: Sums
 
 
 @dataclass(frozen=True)
@@ -34,11 +27,11 @@ class Stepper:
     streams: Streams
     dtype: torch.dtype
 
-    def epoch(self, epoch: int, start: int) -> Iterator[Done]:
-        """Make the steps of an epoch from minibatch `start` on."""
+    def epoch(self, epoch: int, start: int) -> Iterator[tuple[int, Sums]]:
+        """Make the steps of an epoch from minibatch `start` on: the size of each minibatch, and the sums over it."""
         for batch in self.batches.epoch(epoch, start, self.streams):
             kind, shape = self.algorithm.noise(self.state, len(batch))
-            yield Done(len(batch), self.algorithm.step(self.state, batch, self.streams.draw(kind, shape, self.dtype)))
+            yield len(batch), self.algorithm.step(self.state, batch, self.streams.draw(kind, shape, self.dtype))
 
 
 def run_to_the_end(
@@ -69,9 +62,9 @@ def run_to_the_end(
         raise Interrupted(f"stopped by {signal.Signals(stop.signal).name} {where}", 128 + stop.signal)
 
     def steps_of_epoch() -> bool:
-        for done in stepper.epoch(progress.epoch, progress.batch):
-            progress.add(done.size, done.sums)
-            after_step(done.size)
+        for size, sums in stepper.epoch(progress.epoch, progress.batch):
+            progress.add(size, sums)
+            after_step(size)
             # A DataLoader's epoch cannot be resumed in its middle, so it always runs to its end.
             if batches.exact_within_epochs and plan.samples is not None and progress.samples >= plan.samples:
                 return progress.batch == batches.num_batches
@@ -84,7 +77,7 @@ def run_to_the_end(
             end_epoch(False)
         while not progress.finished(plan):
             end_epoch(steps_of_epoch())
-            stop.agree()
+            stop.sync()
             interrupt_if_asked()
 
 
@@ -100,7 +93,7 @@ def recording_signals(stop: Stop) -> Iterator[None]:
     before: dict[int, Any] = {}
 
     def record(number: int, frame: FrameType | None) -> None:
-        stop.hear(number)
+        stop.record(number)
         if not stop.ranks.several:
             signal.signal(number, before[number])
 

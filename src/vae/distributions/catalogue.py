@@ -1,6 +1,7 @@
-"""Families whose inverse distribution function is known: z = F^-1(u), u uniform (Kingma & Welling 2013, section 2.4).
+"""Families of the paper's lists that no model uses: closed forms of one uniform or normal number.
 
-E = -log(1 - u) is the standard exponential variable; of the two in law equal forms, it alone is the inverse of F.
+E = -log(1 - u) is the standard exponential variable. -log u has the same distribution, but only E gives the inverse
+distribution function, which increases with u (Kingma & Welling 2013, section 2.4).
 """
 
 import math
@@ -9,13 +10,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vae.distributions.base import Reparameterized, require
-from vae.distributions.composition import GammaLaw
-from vae.distributions.location_scale import LocationScale
-from vae.distributions.numerics import EULER, log1p_square, scaled_exponential_integral
-from vae.errors import UsageError
+from vae.distributions.numerics import EULER, HALF_LOG_2PI, scaled_exponential_integral
+from vae.randomness import NoiseKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +43,10 @@ class Exponential(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return -torch.log1p(-u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e / self.rate
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z * self.rate
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -56,80 +54,8 @@ class Exponential(Reparameterized):
 
 
 @dataclass(frozen=True, slots=True)
-class Cauchy(LocationScale):
-    """e = tan(pi (u - 1/2)), taken as 1 / tan of the nearer tail; log p(z) = -log pi - log_scale - log(1 + e^2).
-
-    It has no mean: what stands for it is the centre, the principal value. Its variance is infinite.
-    """
-
-    @property
-    def variance(self) -> Tensor:
-        """Infinite."""
-        return torch.full_like(self.log_scale, torch.inf)
-
-    @property
-    def entropy(self) -> Tensor:
-        """log(4 pi scale)."""
-        return math.log(4 * math.pi) + self.log_scale
-
-    def _standard(self, u: Tensor) -> Tensor:
-        # Near 0, u - 1/2 would round to -1/2, whose tangent has the wrong sign.
-        return torch.where(u < 0.5, -1 / (math.pi * u).tan(), 1 / (math.pi * (1 - u)).tan())
-
-    def _log_standard(self, e: Tensor) -> Tensor:
-        return -math.log(math.pi) - log1p_square(e)
-
-
-@dataclass(frozen=True, slots=True)
-class Logistic(LocationScale):
-    """e = log u - log(1 - u); log p(z) = log sigmoid(e) + log sigmoid(-e) - log_scale."""
-
-    @property
-    def variance(self) -> Tensor:
-        """(pi scale)^2 / 3."""
-        return math.pi**2 / 3 * (2 * self.log_scale).exp()
-
-    @property
-    def entropy(self) -> Tensor:
-        """2 + log_scale."""
-        return 2 + self.log_scale
-
-    def _standard(self, u: Tensor) -> Tensor:
-        return u.log() - torch.log1p(-u)
-
-    def _log_standard(self, e: Tensor) -> Tensor:
-        return F.logsigmoid(e) + F.logsigmoid(-e)
-
-
-@dataclass(frozen=True, slots=True)
-class Gumbel(LocationScale):
-    """The law of the largest of many: e = -log(-log u); log p(z) = -e - exp(-e) - log_scale."""
-
-    @property
-    def mean(self) -> Tensor:
-        """loc + 0.5772 scale."""
-        return self.loc + EULER * self.log_scale.exp()
-
-    @property
-    def variance(self) -> Tensor:
-        """(pi scale)^2 / 6."""
-        return math.pi**2 / 6 * (2 * self.log_scale).exp()
-
-    @property
-    def entropy(self) -> Tensor:
-        """1.5772 + log_scale."""
-        return 1 + EULER + self.log_scale
-
-    def _standard(self, u: Tensor) -> Tensor:
-        return -(-u.log()).log()
-
-    def _log_standard(self, e: Tensor) -> Tensor:
-        return -e - (-e).exp()
-
-
-@dataclass(frozen=True, slots=True)
 class Rayleigh(Reparameterized):
-    """The length of a normal vector of the plane, z = scale sqrt(2 E).
+    """The length of a normal vector in the plane, z = scale sqrt(2 E).
 
     log p(z) = log(z / scale^2) - (z / scale)^2 / 2
     """
@@ -157,10 +83,10 @@ class Rayleigh(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return (-2 * torch.log1p(-u)).sqrt()
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * e
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z / self.scale
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -175,7 +101,7 @@ class Pareto(Reparameterized):
     alpha: Tensor  # (M, ...)
 
     support: ClassVar[str] = "half_line"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("scale", "alpha")
 
     @property
@@ -196,10 +122,10 @@ class Pareto(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return -torch.log1p(-u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * (e / self.alpha).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return self.alpha * (z.log() - self.scale.log())
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -208,10 +134,10 @@ class Pareto(Reparameterized):
     def _outside(self, z: Tensor) -> Tensor:
         return z < self.scale
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         return z  # e >= 0, and exp(0) is exactly 1
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.scale
 
 
@@ -219,7 +145,7 @@ class Pareto(Reparameterized):
 class Weibull(Reparameterized):
     """z = scale E^(1/k), k the concentration; log p(z) = log(k / scale) + (k - 1) log(z / scale) - (z / scale)^k.
 
-    Its e is log E = k log(z / scale), since E itself underflows for z of a moderate size.
+    Its e is log E = k log(z / scale), since E itself underflows for moderate z.
     """
 
     scale: Tensor  # (M, ...)
@@ -249,10 +175,10 @@ class Weibull(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return (-torch.log1p(-u)).log()
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * (e / self.concentration).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return self.concentration * (z.log() - self.scale.log())
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -267,7 +193,7 @@ class Reciprocal(Reparameterized):
     high: Tensor  # (M, ...)
 
     support: ClassVar[str] = "interval"
-    moves: ClassVar[bool] = True
+    support_depends_on_parameters: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         ordered = (self.low > 0) & (self.low < self.high) & (self.high < torch.inf)
@@ -276,38 +202,38 @@ class Reciprocal(Reparameterized):
     @property
     def mean(self) -> Tensor:
         """(high - low) / log(high / low)."""
-        return (self.high - self.low) / self._log_ratio
+        return (self.high - self.low) / self._log_width
 
     @property
     def variance(self) -> Tensor:
-        """(high^2 - low^2) / (2 log(high / low)) less the square of the mean."""
-        return (self.high.square() - self.low.square()) / (2 * self._log_ratio) - self.mean.square()
+        """(high^2 - low^2) / (2 log(high / low)) minus mean^2."""
+        return (self.high.square() - self.low.square()) / (2 * self._log_width) - self.mean.square()
 
     @property
     def entropy(self) -> Tensor:
         """log(low high) / 2 + log log(high / low)."""
-        return 0.5 * (self.low.log() + self.high.log()) + self._log_ratio.log()
+        return 0.5 * (self.low.log() + self.high.log()) + self._log_width.log()
 
     @property
-    def _log_ratio(self) -> Tensor:
+    def _log_width(self) -> Tensor:
         return self.high.log() - self.low.log()
 
-    def _push(self, e: Tensor) -> Tensor:
-        return self.low * (e * self._log_ratio).exp()
+    def _to_z(self, e: Tensor) -> Tensor:
+        return self.low * (e * self._log_width).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
-        return (z.log() - self.low.log()) / self._log_ratio
+    def _from_z(self, z: Tensor) -> Tensor:
+        return (z.log() - self.low.log()) / self._log_width
 
     def _log_density(self, e: Tensor) -> Tensor:
-        return -self.low.log() - e * self._log_ratio - self._log_ratio.log()
+        return -self.low.log() - e * self._log_width - self._log_width.log()
 
     def _outside(self, z: Tensor) -> Tensor:
         return (z < self.low) | (z > self.high)
 
-    def _inside(self, z: Tensor) -> Tensor:
+    def _clamp(self, z: Tensor) -> Tensor:
         return z.clamp(self.low, self.high)
 
-    def _typical(self, z: Tensor) -> Tensor:
+    def _interior_point(self, z: Tensor) -> Tensor:
         return self.low
 
 
@@ -315,9 +241,7 @@ class Reciprocal(Reparameterized):
 class Gompertz(Reparameterized):
     """z = scale log(1 + E / c), c the concentration; its e is z / scale >= 0.
 
-    log p(z) = log(c / scale) + z / scale - c (exp(z / scale) - 1)
-
-    In the form of the shape eta and the rate b: c = eta, scale = 1 / b. Its variance has no closed form.
+    log p(z) = log(c / scale) + z / scale - c (exp(z / scale) - 1); with shape eta and rate b, c = eta, scale = 1 / b.
     """
 
     concentration: Tensor  # (M, ...)
@@ -340,10 +264,10 @@ class Gompertz(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return torch.log1p(-torch.log1p(-u) / self.concentration)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return self.scale * e
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z / self.scale
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -351,26 +275,98 @@ class Gompertz(Reparameterized):
 
 
 @dataclass(frozen=True, slots=True)
-class Erlang(GammaLaw):
-    """The sum of k exponential variables / rate, k a whole number: Gamma(k, rate) in law, from one uniform number.
+class LogNormal(Reparameterized):
+    """z = exp(loc + exp(log_scale) eps), eps ~ N(0, 1); log p(z) = log N(log z; loc, scale^2) - log z."""
 
-    Its inverse distribution function has no closed form; SciPy computes it on the CPU.
+    loc: Tensor  # (M, ...)
+    log_scale: Tensor  # (M, ...)
+
+    support: ClassVar[str] = "positive"
+    kind: ClassVar[NoiseKind] = "normal"
+
+    @property
+    def mean(self) -> Tensor:
+        """exp(loc + scale^2 / 2)."""
+        return (self.loc + 0.5 * (2 * self.log_scale).exp()).exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """(exp(scale^2) - 1) mean^2."""
+        return torch.expm1((2 * self.log_scale).exp()) * self.mean.square()
+
+    @property
+    def entropy(self) -> Tensor:
+        """(1 + log(2 pi)) / 2 + log_scale + loc."""
+        return 0.5 + HALF_LOG_2PI + self.log_scale + self.loc
+
+    def _to_z(self, e: Tensor) -> Tensor:
+        return (self.loc + self.log_scale.exp() * e).exp()
+
+    def _from_z(self, z: Tensor) -> Tensor:
+        return (z.log() - self.loc) * (-self.log_scale).exp()
+
+    def _log_density(self, e: Tensor) -> Tensor:
+        return -0.5 * e.square() - HALF_LOG_2PI - self.log_scale - self.loc - self.log_scale.exp() * e
+
+
+@dataclass(frozen=True, slots=True)
+class Triangular(Reparameterized):
+    """A density that rises linearly from low to mode and falls to high, by its inverse distribution function.
+
+    p(z) = 2 (z - low) / ((high - low) (mode - low)) below the mode, 2 (high - z) / ((high - low) (high - mode)) above
     """
 
-    concentration: int
-    rate: Tensor  # (M, ...)
+    low: Tensor  # (M, ...)
+    mode: Tensor  # (M, ...)
+    high: Tensor  # (M, ...)
 
-    positive: ClassVar[tuple[str, ...]] = ("concentration", "rate")
+    support: ClassVar[str] = "interval"
+    support_depends_on_parameters: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.concentration, int):
-            raise UsageError(f"Erlang: concentration must be a whole number (int); here {self.concentration!r}")
-        GammaLaw.__post_init__(self)
+        ordered = (self.low < self.mode) & (self.mode < self.high)
+        require(self, ordered, "low < mode < high is needed", low=self.low, mode=self.mode, high=self.high)
 
     @property
-    def _k(self) -> Tensor:
-        return self.rate.new_full((), self.concentration)
+    def mean(self) -> Tensor:
+        """(low + mode + high) / 3."""
+        return (self.low + self.mode + self.high) / 3
 
     @property
-    def _rate(self) -> Tensor:
-        return self.rate
+    def variance(self) -> Tensor:
+        """(r^2 + f^2 + r f) / 18, where r = mode - low and f = high - mode."""
+        rise, fall = self.mode - self.low, self.high - self.mode
+        return (rise.square() + fall.square() + rise * fall) / 18
+
+    @property
+    def entropy(self) -> Tensor:
+        """1/2 + log((high - low) / 2)."""
+        return 0.5 + ((self.high - self.low) / 2).log()
+
+    def _standard(self, u: Tensor) -> Tensor:
+        width, rise, fall = self.high - self.low, self.mode - self.low, self.high - self.mode
+        # Both roots are of positive numbers on either side of the mode, so that their gradients are finite.
+        up, down = self.low + (width * rise * u).sqrt(), self.high - (width * fall * (1 - u)).sqrt()
+        return torch.where(u * width < rise, up, down)
+
+    def _to_z(self, e: Tensor) -> Tensor:
+        return e
+
+    def _from_z(self, z: Tensor) -> Tensor:
+        return z
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        below = z < self.mode
+        height = torch.where(below, z - self.low, self.high - z)  # 0 only at the two ends
+        slope = torch.where(below, self.mode - self.low, self.high - self.mode)
+        return math.log(2) + height.log() - slope.log() - (self.high - self.low).log()
+
+    def _outside(self, z: Tensor) -> Tensor:
+        return (z <= self.low) | (z >= self.high)
+
+    def _clamp(self, z: Tensor) -> Tensor:
+        low, high = self.low.detach(), self.high.detach()
+        return z.clamp(torch.nextafter(low, high), torch.nextafter(high, low))
+
+    def _interior_point(self, z: Tensor) -> Tensor:
+        return self.mode

@@ -1,6 +1,6 @@
-"""Families that are functions of simpler variables (Kingma & Welling 2013, section 2.4): of a normal, or of gammas.
+"""Families of the paper's lists that no model uses: those made of gamma variables (Kingma & Welling 2013, section 2.4).
 
-The gammas are kept as logarithms until the last moment: those of small concentration lie below every float.
+The gammas are kept as logarithms to the end, because those of small concentration are smaller than any float.
 """
 
 from dataclasses import dataclass
@@ -11,50 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vae.distributions.base import Reparameterized
-from vae.distributions.numerics import HALF_LOG_2PI, gamma_from_uniform, log_beta
-from vae.randomness import Noise, NoiseKind
-
-
-@dataclass(frozen=True, slots=True)
-class LogNormal(Reparameterized):
-    """z = exp(loc + exp(log_scale) eps), eps ~ N(0, 1); log p(z) = log N(log z; loc, scale^2) - log z."""
-
-    loc: Tensor  # (M, ...)
-    log_scale: Tensor  # (M, ...)
-
-    support: ClassVar[str] = "positive"
-    kind: ClassVar[NoiseKind] = "normal"
-
-    @property
-    def mean(self) -> Tensor:
-        """exp(loc + scale^2 / 2)."""
-        return (self.loc + 0.5 * (2 * self.log_scale).exp()).exp()
-
-    @property
-    def variance(self) -> Tensor:
-        """(exp(scale^2) - 1) mean^2."""
-        return torch.expm1((2 * self.log_scale).exp()) * self.mean.square()
-
-    @property
-    def entropy(self) -> Tensor:
-        """(1 + log(2 pi)) / 2 + log_scale + loc."""
-        return 0.5 + HALF_LOG_2PI + self.log_scale + self.loc
-
-    def _push(self, e: Tensor) -> Tensor:
-        return (self.loc + self.log_scale.exp() * e).exp()
-
-    def _pull(self, z: Tensor) -> Tensor:
-        return (z.log() - self.loc) * (-self.log_scale).exp()
-
-    def _log_density(self, e: Tensor) -> Tensor:
-        return -0.5 * e.square() - HALF_LOG_2PI - self.log_scale - self.loc - self.log_scale.exp() * e
+from vae.distributions.numerics import gamma_from_uniform, log_beta
+from vae.errors import UsageError
+from vae.randomness import Noise
 
 
 class GammaLaw(Reparameterized):
-    """The engine of the gamma distributions: e is the logarithm of a standard gamma variable, z = exp(e) / rate.
+    """The base of the gamma distributions: e is the logarithm of a standard gamma variable, z = exp(e) / rate.
 
-    From one uniform number by the inverse distribution function, which SciPy computes on the CPU in float64; gradients
-    with respect to the concentration are implicit (Figurnov et al. 2018).
+    It comes from one uniform number by the inverse distribution function, which SciPy computes on the CPU in float64;
+    gradients with respect to the concentration are implicit (Figurnov et al. 2018).
     """
 
     __slots__ = ()
@@ -87,10 +53,10 @@ class GammaLaw(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return gamma_from_uniform(self._k, u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e.exp() / self._rate
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z.log() + self._rate.log()
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -101,8 +67,8 @@ class GammaLaw(Reparameterized):
 class Gamma(GammaLaw):
     """The gamma distribution; log p(z) = k log rate - log Gamma(k) + (k - 1) log z - rate z, k the concentration.
 
-    A whole number (int) k is the paper's composition: a sum of k exponential variables, from k uniform numbers an
-    element. A tensor k takes one uniform number, by the inverse distribution function.
+    For an int k, this is the paper's composition: a sum of k exponential variables, from k uniform numbers per
+    element. For a tensor k, z comes from one uniform number by the inverse distribution function.
     """
 
     concentration: Tensor | int  # (M, ...) or one whole number
@@ -112,7 +78,7 @@ class Gamma(GammaLaw):
 
     @property
     def noise(self) -> Noise:
-        """Uniform, one number an element, or k of them."""
+        """Uniform, one number per element, or k if k is an int."""
         k = self.concentration
         return Noise("uniform", (*self.shape, k) if isinstance(k, int) else self.shape)
 
@@ -132,6 +98,32 @@ class Gamma(GammaLaw):
 
 
 @dataclass(frozen=True, slots=True)
+class Erlang(GammaLaw):
+    """The sum of k exponential variables, k a whole number: Gamma(k, rate), but from one uniform number.
+
+    Its inverse distribution function has no closed form; SciPy computes it on the CPU.
+    """
+
+    concentration: int
+    rate: Tensor  # (M, ...)
+
+    positive: ClassVar[tuple[str, ...]] = ("concentration", "rate")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.concentration, int):
+            raise UsageError(f"Erlang: concentration must be a whole number (int); here {self.concentration!r}")
+        GammaLaw.__post_init__(self)
+
+    @property
+    def _k(self) -> Tensor:
+        return self.rate.new_full((), self.concentration)
+
+    @property
+    def _rate(self) -> Tensor:
+        return self.rate
+
+
+@dataclass(frozen=True, slots=True)
 class ChiSquared(GammaLaw):
     """The squared length of a normal vector of df dimensions, df any positive number: Gamma(df / 2, 1 / 2)."""
 
@@ -148,7 +140,7 @@ class ChiSquared(GammaLaw):
         return self.df.new_full((), 0.5)
 
 
-def log_ratio(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
+def log_gamma_ratio(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
     """log(G_a / G_b) of two standard gamma variables, u (..., 2)."""
     first, second = u.unbind(-1)
     return gamma_from_uniform(a, first) - gamma_from_uniform(b, second)
@@ -187,12 +179,12 @@ class Beta(Reparameterized):
         return log_beta(a, b) - digammas
 
     def _standard(self, u: Tensor) -> Tensor:
-        return log_ratio(self.concentration1, self.concentration0, u)
+        return log_gamma_ratio(self.concentration1, self.concentration0, u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e.sigmoid()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z.log() - torch.log1p(-z)
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -216,7 +208,7 @@ class FisherF(Reparameterized):
 
     @property
     def mean(self) -> Tensor:
-        """df2 / (df2 - 2), infinite for df2 <= 2; df1 plays no part in it."""
+        """df2 / (df2 - 2), infinite for df2 <= 2, whatever df1."""
         return (self.df2 / (self.df2 - 2).clamp(min=0)).expand(self.shape)
 
     @property
@@ -236,12 +228,12 @@ class FisherF(Reparameterized):
         return (self.df2 / self.df1).log()
 
     def _standard(self, u: Tensor) -> Tensor:
-        return log_ratio(self.df1 / 2, self.df2 / 2, u)
+        return log_gamma_ratio(self.df1 / 2, self.df2 / 2, u)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return (e + self._log_scale).exp()
 
-    def _pull(self, z: Tensor) -> Tensor:
+    def _from_z(self, z: Tensor) -> Tensor:
         return z.log() - self._log_scale
 
     def _log_density(self, e: Tensor) -> Tensor:
@@ -292,7 +284,7 @@ class Dirichlet(Reparameterized):
     def _standard(self, u: Tensor) -> Tensor:
         return gamma_from_uniform(self.concentration, u).log_softmax(-1)
 
-    def _push(self, e: Tensor) -> Tensor:
+    def _to_z(self, e: Tensor) -> Tensor:
         return e.exp()
 
     def _log_density(self, e: Tensor) -> Tensor:  # (L, M, K) -> (L, M)

@@ -152,7 +152,7 @@ def test_another_format_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 5)
     checkpoint.write(tmp_path / "c", TENSORS, VALUES)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="written in checkpoint format 5, and this version reads format 4"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 5, this version reads 4; train it again"):
         checkpoint.read(tmp_path / "c")
 
 

@@ -422,8 +422,8 @@ WRONG = [
     (train, ["--config", "{d}/tiny.yaml", "--set", "model.latent_dims=3"], "no such setting; did you mean latent_dim?"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs=ten"], "expected a whole number, not 'ten'"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs"], "expected KEY=VALUE"),
-    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; go on with it by --resume"),
-    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is no run"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; continue it with --resume"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is not a run"),
     (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/tiny.yaml"], "is a file; --out names a directory"),
     (train, ["--config", "{d}/tiny.yaml", "--out", "/proc/x/y"], "cannot write the run there"),
     (
@@ -461,7 +461,7 @@ WRONG = [
         "set objective.name to sgvb_b",
     ),
     (train, ["--resume", "{d}/nothing"], "no such run directory"),
-    (train, ["--resume", "{t}"], "no run directory (it has no config.yaml)"),
+    (train, ["--resume", "{t}"], "is not a run directory (it has no config.yaml)"),
     (train, ["--resume", "{d}/d2", "--set", "model.latent_dim=3"], "model.latent_dim cannot change in a resumed run"),
     (train, ["--resume", "{d}/d2", "--out", "{t}"], "it takes no --out"),
     (evaluate, [], "the following arguments are required: RUN"),
@@ -493,7 +493,7 @@ WRONG = [
     (main_manifold, ["{d}/d2", "--range", "-1"], "'-1' is no number greater than 0"),
     (main_tsne, ["{d}/d4", "--limit", "3"], "t-SNE needs at least 4 data"),
     (main_reconstructions, ["{d}/d2", "{d}/grey"], "was trained on other data"),
-    (main_curves, ["{t}"], "no run directory"),
+    (main_curves, ["{t}"], "is not a run directory"),
     (main_samples, ["{d}/d2", "--count", "0"], "'0' is no whole number of at least 1"),
 ]
 
@@ -522,9 +522,9 @@ DAMAGED = [
     ("config.yaml", lambda c: None, evaluate, "it has no config.yaml"),
     ("config.yaml", lambda c: c.replace(b"lr: 0.001", b"lr: 0.01"), train, "train.optimizer.lr differ"),
     ("config.yaml", lambda c: c.replace(b"latent_dim: 2", b"latent_dim: 3"), train, "of another model"),
-    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 is none"),
+    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 was not written"),
     ("metrics.jsonl", lambda c: c[:100], train, "metrics.jsonl: holds 0 lines"),
-    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 is none of this library's"),
+    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 was not written by this library"),
 ]
 
 

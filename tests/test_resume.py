@@ -387,7 +387,7 @@ def test_what_a_kill_in_the_first_moment_leaves_is_no_obstacle(tmp_path):
 def test_another_programs_folder_is_not_overwritten(tmp_path):
     (tmp_path / "config.yaml").write_text("hydra: yes\n")
     (tmp_path / "figures").mkdir()
-    with pytest.raises(UsageError, match="holds other files and is no run"):
+    with pytest.raises(UsageError, match="holds other files and is not a run"):
         run(config(), tmp_path, overwrite=True)
     assert (tmp_path / "figures").exists()
 

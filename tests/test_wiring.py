@@ -295,7 +295,7 @@ def test_a_directory_is_looked_at_again_once_it_is_locked(tmp_path, monkeypatch)
 
 def test_a_folder_of_somebody_elses_gets_no_lock_file(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds other files and is no run"), acquire(tmp_path, False, True):
+    with pytest.raises(UsageError, match="holds other files and is not a run"), acquire(tmp_path, False, True):
         pytest.fail("taken")
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 

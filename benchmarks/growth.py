@@ -1,4 +1,4 @@
-"""benchmark.py --growth: the time of a step, of an epoch, and memory, against the sizes that they grow with."""
+"""step.py --growth: the time of a step, of an epoch, and memory, against the sizes that they grow with."""
 
 import math
 import statistics
@@ -10,8 +10,9 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from vae.commands.benchmark import in_whole_batches, peak_memory_mb, plain_step
-from vae.training.roofline import median_seconds, seconds_per_call
+from inputs import in_whole_batches
+from loops import plain_step
+from timing import median_seconds, peak_memory_mb, seconds_per_call
 
 from vae.data import Data, Split
 from vae.errors import ConfigError

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The training step of two configs as a jitted JAX program, to stand beside `scripts/benchmark.py`.
+"""The training step of two configs as a jitted JAX program, to stand beside `benchmarks/step.py`.
 
     pip install jax optax
     python benchmarks/jax_aevb.py laird_mnist_d2        # or mnist_d20
 
-It prints milliseconds a step: medians of rounds of 100 steps each. The same model, minibatch size and bytes as the
+It prints milliseconds per step: medians of rounds of 100 steps each. The same model, minibatch size and bytes as the
 config's; Adam of optax, all steps of a round under one `lax.scan`, uint8 pixels gathered and expanded within it. JAX is
 no dependency of the library; this file shares no code with it.
 """
@@ -89,7 +89,7 @@ def main():
         seconds.append((time.perf_counter() - began) / STEPS)
     timed = [1000 * s for s in seconds[1:]]  # the first compiles
     low, median, high = statistics.quantiles(timed, n=4)
-    print(f"jax {jax.__version__}, {sys.argv[1]}: {median:.2f} ms a step (quartiles {low:.2f} to {high:.2f})")
+    print(f"jax {jax.__version__}, {sys.argv[1]}: {median:.2f} ms per step (quartiles {low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The benchmark: what it takes for the least work of a step is that work, and the command prints it."""
 
+import contextlib
 import itertools
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,29 +12,31 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from vae.commands.benchmark import alternate, library_step, main, plain_step
-from vae.training.roofline import (
-    Operand,
-    aten,
-    floor,
-    median_seconds,
-    pass_seconds,
-    product_seconds,
-    record,
-    update_bytes,
-)
 
-from vae.commands import benchmark, growth, tutorial
 from vae.data import Split, load_data
-from vae.training import read_settings, roofline
+from vae.training import read_settings
 from vae.training.build import build_model
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))  # its files import each other as scripts do
+
+import growth  # noqa: E402
+import inputs  # noqa: E402
+import loops  # noqa: E402
+import lower_bound  # noqa: E402
+import step  # noqa: E402
+import timing  # noqa: E402
+from loops import plain_step  # noqa: E402
+from lower_bound import Operand, aten, pass_seconds, product_seconds, record, update_bytes  # noqa: E402
+from step import Loop, alternate, main  # noqa: E402
+from timing import median_seconds  # noqa: E402
 
 CPU = torch.device("cpu")
 CONFIG = {
     "data": {"name": "digits", "pixels": "static", "train_size": 60},
     "model": {"latent_dim": 3, "encoder": {"hidden": [12, 7]}, "decoder": {"hidden": [5]}, "likelihood": "bernoulli"},
     "objective": {"name": "sgvb_b", "num_samples": 2},
-    "train": {"batch_size": 10, "device": "cpu"},
+    "train": {"batch_size": 10, "device": "cpu", "compile": "never"},
 }
 CONV = [
     "model.encoder={name: conv, channels: [4, 6], kernel: 4, stride: 2, padding: 1}",
@@ -54,10 +59,10 @@ def config(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Rounds of a few steps, and few sizes."""
-    for module in (benchmark, growth):
+    for module in (step, growth):
         monkeypatch.setattr(module, "ROUND_SECONDS", 1e-3)
-    monkeypatch.setattr(roofline, "SHORTEST", 1e-5)
-    monkeypatch.setattr(benchmark, "STAND_IN_SIZE", 300)
+    monkeypatch.setattr(timing, "SHORTEST", 1e-5)
+    monkeypatch.setattr(inputs, "STAND_IN_SIZE", 300)
     monkeypatch.setattr(growth, "FRACTIONS", (1 / 3, 1))
 
 
@@ -118,7 +123,7 @@ def test_equal_products_are_counted_and_timed_once():
 def test_every_recorded_product_runs_alone_in_its_own_shape(overrides):
     for product in record(plain_step(*made(overrides))[0]):
         for channels_last in (False, True):
-            result = roofline._call(product, CPU, channels_last)()
+            result = lower_bound._call(product, CPU, channels_last)()
             tensors = [r for r in (result if isinstance(result, tuple) else [result]) if r is not None]
             expected = product.result if isinstance(product.result, tuple) else [product.result]
             shapes = [r.shape for r in expected if isinstance(r, Operand)]
@@ -155,20 +160,20 @@ def test_an_update_reads_and_writes_parameters_and_state_and_reads_gradients(opt
     assert update_bytes(optimizer) == expected
 
 
-def test_the_floor_is_of_the_products_and_the_update():
-    step, state = plain_step(*made())
-    least = floor(step, state.optimizer)
+def test_the_lower_bound_is_of_the_products_and_the_update():
+    made_step, state = plain_step(*made())
+    least = lower_bound.lower_bound(made_step, state.optimizer)
     assert min(least.seconds(CPU)) > 0
     parameters = sum(p.numel() for p in state.model.parameters())
     assert least.bytes == 4 * 7 * parameters + 2 * 4 * len(list(state.model.parameters()))
     assert least.flops == 3 * 2 * (10 * (64 * 12 + 12 * 7 + 7 * 6) + 20 * (3 * 5 + 5 * 64)) - 2 * 10 * 64 * 12
 
 
-def test_the_seconds_of_a_floor_count_each_product_as_often_as_it_occurs(monkeypatch):
+def test_the_seconds_of_a_lower_bound_count_each_product_as_often_as_it_occurs(monkeypatch):
     a, b = torch.randn(4, 6), torch.randn(6, 5)
-    monkeypatch.setattr(roofline, "product_seconds", lambda product, device: product.flops)
-    monkeypatch.setattr(roofline, "pass_seconds", lambda count, device: count)
-    least = roofline.Floor(record(lambda: (a @ b, a @ b, b.t() @ a.t())), 7)
+    monkeypatch.setattr(lower_bound, "product_seconds", lambda product, device: product.flops)
+    monkeypatch.setattr(lower_bound, "pass_seconds", lambda count, device: count)
+    least = lower_bound.LowerBound(record(lambda: (a @ b, a @ b, b.t() @ a.t())), 7)
     assert least.seconds(CPU) == (3 * 240, 7)
 
 
@@ -176,7 +181,7 @@ def test_a_time_is_a_median(monkeypatch):
     """Two timings to warm up and to see how often to repeat, then five."""
     timings, repeats = iter([1.0, 1e-5, 3.0, 2.0, 2.5, 9.0, 1.0]), []
     monkeypatch.setattr(
-        roofline, "seconds_per_call", lambda call, count, device: (repeats.append(count), next(timings))[1]
+        timing, "seconds_per_call", lambda call, count, device: (repeats.append(count), next(timings))[1]
     )
     assert median_seconds(lambda: None, CPU) == 2.5
     assert repeats[2:] == [20] * 5  # 0.2 ms of 10 us
@@ -184,20 +189,43 @@ def test_a_time_is_a_median(monkeypatch):
 
 def test_a_pass_moves_as_many_bytes_as_it_says(monkeypatch):
     moved = []
-    monkeypatch.setattr(roofline, "median_seconds", lambda call, device: moved.append(call.__self__.nbytes))
+    monkeypatch.setattr(lower_bound, "median_seconds", lambda call, device: moved.append(call.__self__.nbytes))
     pass_seconds(80_000, CPU)
     assert moved == [40_000]  # read, and written
 
 
-def test_loops_and_floor_take_turns(monkeypatch):
-    monkeypatch.setattr(benchmark, "ROUND_SECONDS", 0)
+def test_loops_and_lower_bound_take_turns_each_in_its_own_setting(monkeypatch):
+    monkeypatch.setattr(step, "ROUND_SECONDS", 0)
     made = []
-    loops = [lambda: made.append("a"), lambda: made.append("b")]
-    times, counts = alternate(loops, lambda: made.append("c") or (7.0, 8.0), CPU)
-    assert "".join(made[10:]) == "abc" * benchmark.ROUNDS  # after five of each loop to warm up
+
+    def setting(name):
+        @contextlib.contextmanager
+        def entered():
+            made.append(name)
+            yield
+            made.append(")")
+
+        return entered
+
+    both = [Loop(lambda: made.append("a"), setting("A(")), Loop(lambda: made.append("b"), setting("B("))]
+    times, counts = alternate(both, lambda: made.append("c") or (7.0, 8.0), CPU)
+    said = "".join(made)
+    assert said.endswith("A(a)B(b)c" * step.ROUNDS)
+    assert said.count("a") == said.count("b") == 5 + step.ROUNDS  # five of each to warm up
     assert counts == [1, 1]
-    assert [len(column) for column in times] == [benchmark.ROUNDS] * 4
-    assert times[2:] == [[7.0] * benchmark.ROUNDS, [8.0] * benchmark.ROUNDS]
+    assert [len(column) for column in times] == [step.ROUNDS] * 4
+    assert times[2:] == [[7.0] * step.ROUNDS, [8.0] * step.ROUNDS]
+
+
+def test_the_tutorial_multiplies_in_true_float32_and_leaves_the_setting_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with loops.true_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 # ------------------------------------------------------------------------------------- the tutorial
@@ -208,22 +236,22 @@ def test_the_tutorial_maximises_the_same_bound(monkeypatch):
     x = data.train.images()[:10]
     values = []
     for textbook in (True, False):
-        assert tutorial._is_textbook(settings)
+        assert loops._is_textbook(settings)
         with monkeypatch.context() as patch:
-            patch.setattr(tutorial, "_is_textbook", lambda settings, answer=textbook: answer)
-            loss = tutorial._loss(settings, build_model(settings.model, data.shape, 0))
+            patch.setattr(loops, "_is_textbook", lambda settings, answer=textbook: answer)
+            loss = loops._loss(settings, build_model(settings.model, data.shape, 0))
         torch.manual_seed(0)
         values.append(loss(x).item())
     assert values[0] == pytest.approx(values[1], rel=1e-6)
-    assert not tutorial._is_textbook(made()[0])  # two samples
-    assert not tutorial._is_textbook(made(["objective.num_samples=1", "modifiers.beta=2"])[0])
+    assert not loops._is_textbook(made()[0])  # two samples
+    assert not loops._is_textbook(made(["objective.num_samples=1", "modifiers.beta=2"])[0])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_decoded_one_by_one_are_those_of_the_split(channels):
     x = torch.randint(0, 256, (5, channels, 6, 4), dtype=torch.uint8)
     split = Split(x, None, torch.arange(5), 255.0)
-    images = tutorial.ImageByImage(split)
+    images = loops.ImageByImage(split)
     assert len(images) == 5
     torch.testing.assert_close(torch.stack([images[i][0] for i in range(5)]), split.images())
 
@@ -231,27 +259,29 @@ def test_images_decoded_one_by_one_are_those_of_the_split(channels):
 @pytest.mark.real_data
 def test_the_tutorial_loads_torchvisions_own_images():
     settings = read_settings(CONFIG, ["data={name: mnist}", "objective.num_samples=1"])
-    step, name = tutorial.tutorial_step(settings, load_data(settings.data))
-    step()
+    tutorial, name = loops.tutorial_step(settings, load_data(settings.data))
+    tutorial()
     assert name == "torchvision's MNIST"
 
 
 # ------------------------------------------------------------------------------------- the command
 
 KEYS = {
-    "config", "precision", "floor_ms", "floor_products_ms", "floor_memory_ms", "step_ms", "images_per_second",
+    "config", "precision", "steps", "floor_ms", "floor_products_ms", "floor_memory_ms", "step_ms", "images_per_second",
     "tutorial_images_per_second", "peak_memory_mb", "batch_size", "threads", "rounds",
 }  # fmt: skip
 
 
 def test_json_is_one_object_alone(config, quick, capsys):
-    assert main(["--config", config, "--batch-size", "20", "--set", "train.precision=float64", "--json"]) == 0
+    overrides = ["train.precision=float64", "train.compile=auto"]
+    assert main(["--config", config, "--batch-size", "20", "--set", *overrides, "--json"]) == 0
     captured = capsys.readouterr()
     record = json.loads(captured.out)
     assert record.keys() >= KEYS
     assert (record["config"], record["precision"], record["batch_size"]) == (config, "float64", 20)
     assert record["floor_ms"] == pytest.approx(record["floor_products_ms"] + record["floor_memory_ms"])
     assert record["images_per_second"] == pytest.approx(20 / (record["step_ms"] / 1000))
+    assert record["steps"] == "compiled"  # as a long run is
     assert record["rounds"] >= 7
     assert record["step_ms_quartiles"][0] <= record["step_ms"] <= record["step_ms_quartiles"][1]
     assert captured.err == ""
@@ -260,11 +290,19 @@ def test_json_is_one_object_alone(config, quick, capsys):
 @pytest.mark.parametrize(
     "overrides", [[], ["data={name: digits}", "model.likelihood=gaussian", "model.posterior=laplace"]]
 )
-def test_the_table_shows_floor_step_and_tutorial(overrides, config, quick, capsys):
+def test_the_table_shows_lower_bound_step_and_tutorial(overrides, config, quick, capsys):
     assert main(["--config", config, "--set", "train.batch_size=5000", *overrides]) == 0
     out = capsys.readouterr().out
     assert "minibatches of " + ("1500" if overrides else "60") in out  # no larger than the data
-    for name in ("floor ", "  products", "  memory", "step ", "floor / step", "tutorial's step", "peak memory"):
+    for name in (
+        "lower bound ",
+        "  products",
+        "  memory",
+        "step ",
+        "lower bound / step",
+        "tutorial's step",
+        "peak memory",
+    ):
         assert f"\n{name}" in out
 
 
@@ -316,16 +354,16 @@ def test_the_slope_is_the_exponent_of_a_power_law():
 
 
 def test_the_library_step_goes_on_from_epoch_to_epoch():
-    step, state = plain_step(*made())
-    for _ in range(13):  # of 6 an epoch
-        step()
-    assert state.step == 13
+    library, run = loops.library_step(*made())
+    for _ in range(13):  # of 6 per epoch
+        library()
+    assert (run.state.step, run.form) == (13, "plain")
 
 
 WRONG = [
-    ([], "the following arguments are required: --config; see benchmark.py --help"),
+    ([], "the following arguments are required: --config; see step.py --help"),
     (["--config", "{t}/none.yaml"], "no such config file"),
-    (["--config", "{c}", "--batch-size", "0"], "'0' is no whole number of at least 1"),
+    (["--config", "{c}", "--batch-size", "0"], "'0' is not a whole number of at least 1"),
     (["--config", "{c}", "--set", "model.latent_dims=3"], "no such setting; did you mean latent_dim?"),
     (["--config", "{c}", "--set", "data.train_size=5000"], "do not fit into the 1500 data"),
     (["--config", "{c}", "--set", "data={{name: npz, path: {t}/no.npz}}"], "no such file"),
@@ -346,27 +384,14 @@ def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, config, tmp
     assert captured.out == ""
 
 
-def test_replicas_are_one_step_of_so_many_runs(capsys, in_root):
-    command = ["--config", "configs/digits_d2.yaml", "--set", "train.replicas=2", "train.compile=never", "--json"]
-    assert main(command) == 0
-    r = json.loads(capsys.readouterr().out)
-    assert (r["replicas"], r["steps"]) == (2, "plain")
-    assert r["images_per_second"] == pytest.approx(2 * r["batch_size"] * 1000 / r["step_ms"])
-    assert r["times_the_tutorial"] == pytest.approx(r["images_per_second"] / r["tutorial_images_per_second"])
-
-
 def test_a_long_run_s_form_is_measured():
-    """Convolutions are not compiled by `auto`, however long the run."""
+    """Convolutions on a CPU are not compiled by `auto`, however long the run."""
     settings, data = made(["train.compile=auto", *CONV])
-    assert library_step(settings, data)[1].form() == "plain"
+    assert loops.library_step(settings, data)[1].form == "plain"
 
 
-@pytest.mark.parametrize("able", [False, True])
-def test_a_long_run_s_precision_is_measured_and_the_floor_is_in_it(able, config, quick, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able}, raising=False)
-    operands = []
-    monkeypatch.setattr(roofline, "product_seconds", lambda product, device: operands.append(product.args[-1]) or 1e-3)
-    assert main(["--config", config, "--set", "train.compile=never", "--json"]) == 0
-    expected = "bfloat16" if able else "float32"
-    assert json.loads(capsys.readouterr().out)["precision"] == expected
-    assert {operand.dtype for operand in operands} == {getattr(torch, expected)}
+def test_the_script_runs_and_shows_how_it_is_typed():
+    command = [sys.executable, "benchmarks/step.py", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "python benchmarks/step.py --config configs/mnist_d2.yaml" in result.stdout

@@ -11,7 +11,7 @@ import yaml
 import vae
 from tests.problems import LinearGaussian
 from vae.commands.compare_estimators import main
-from vae.data.sets import Split
+from vae.data.splits import Split
 from vae.evaluation.estimators import (
     COMPARED,
     KNOWN,

@@ -88,7 +88,7 @@ def _record(path: Path, header: bytes) -> tuple[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None
     if version != FORMAT:
-        raise CheckpointError(f"{path}: written in checkpoint format {version}, and this version reads format {FORMAT}")
+        raise CheckpointError(f"{path}: is of checkpoint format {version}, this version reads {FORMAT}; train it again")
     return sha256, text
 
 

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,12 +33,12 @@ class Recorder:
     score: str
     report: Report
     evaluations: Sequence[Callable[[], list[Line]]]
-    _saved_at: float = field(default_factory=time.monotonic)
     _warned: bool = False
 
     def __post_init__(self) -> None:
         lines = self.folder.log.lines
-        self._started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+        self._saved_at = time.monotonic()
+        self._started = self._saved_at - (lines[-1]["seconds"] if lines else 0.0)
 
     def end_epoch(self, whole: bool) -> None:
         """Evaluate, log and save; `whole` is False if the plan ends within the epoch."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import load_yaml, override, read
-from vae.data.sets import DataSettings
+from vae.data import DataSettings
 from vae.likelihoods import LIKELIHOODS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES

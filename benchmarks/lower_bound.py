@@ -1,4 +1,4 @@
-"""The least time of a training step on this machine: its products, each alone, and one pass over what it updates.
+"""A lower bound of the time of a training step on this machine: its products, each alone, and a pass over its update.
 
 A step of any implementation multiplies the same matrices and updates the same parameters. So the products of one plain
 step are recorded, and each is timed alone on operands of its own shapes, in whichever of the usual layouts is faster;
@@ -8,15 +8,13 @@ the machine: the peak is its own, measured shape by shape.
 """
 
 import functools
-import math
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timing import median_seconds
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,8 +29,6 @@ INTO: dict[Any, Callable[..., Tensor]] = {
     aten.bmm: torch.bmm,
     aten.baddbmm: torch.baddbmm,
 }
-TIMINGS = 5
-SHORTEST = 2e-4  # seconds; what is shorter is repeated within a timing
 
 # ------------------------------------------------------------------------------------- what a step multiplies
 
@@ -104,29 +100,6 @@ def _described(value: Any) -> Any:
 # ------------------------------------------------------------------------------------- how long that takes
 
 
-def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Seconds a call, over so many calls in sequence; on CUDA, of the device."""
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000 / repeats
-    began = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - began) / repeats
-
-
-def median_seconds(call: Callable[[], Any], device: torch.device, shortest: float | None = None) -> float:
-    """Seconds a call, warm: the median of some timings, each of so many seconds at the least."""
-    seconds_per_call(call, 2, device)
-    repeats = math.ceil((shortest or SHORTEST) / seconds_per_call(call, 1, device))
-    return statistics.median(seconds_per_call(call, repeats, device) for _ in range(TIMINGS))
-
-
 def product_seconds(product: Product, device: torch.device) -> float:
     """Seconds of a product alone, as recorded or, if that is faster, with its images channels last."""
     layouts = [False, True] if any(len(shape) == 4 for shape in product.shapes) else [False]
@@ -170,7 +143,7 @@ def pass_seconds(count: int, device: torch.device) -> float:
 
 
 @dataclass(frozen=True)
-class Floor:
+class LowerBound:
     """The least that a step has to do: its products, each so often, and the bytes that its update moves."""
 
     products: Counter[Product]
@@ -187,6 +160,6 @@ class Floor:
         return products, pass_seconds(self.bytes, device)
 
 
-def floor(step: Callable[[], Any], optimizer: Optimizer) -> Floor:
-    """The floor of a step that updates by an optimizer; the step is made once."""
-    return Floor(record(step), update_bytes(optimizer))
+def lower_bound(step: Callable[[], Any], optimizer: Optimizer) -> LowerBound:
+    """The lower bound of a step that updates by an optimizer; the step is made once."""
+    return LowerBound(record(step), update_bytes(optimizer))

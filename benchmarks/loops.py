@@ -1,30 +1,67 @@
-"""A training loop as tutorials write it, on the networks of a config: what benchmark.py compares with."""
+"""The loops that are timed, each as a call that makes its next step: the library's, and one as tutorials write it."""
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
+from inputs import TORCHVISION, torchvision_images
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
-from vae.training.products import TRUE, multiplied
 
-from vae.algorithms import OPTIMIZERS
+from vae import precision
+from vae.algorithms import AEVB, OPTIMIZERS, State
 from vae.data import Data, Split
-from vae.data.files import torchvision_datasets
-from vae.data.sets import DataSettings, data_root
 from vae.models import VAE
+from vae.ranks import Ranks, Stop
 from vae.training import Settings
 from vae.training.build import build_model, build_objective, choose_device
+from vae.training.run import begin, plan_of, with_gradient
+from vae.training.run_state import RunState
 from vae.training.settings import ModifierSettings
+from vae.training.trainer import Stepper
 
-TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}
+Step = Callable[[], None]
+
+# ------------------------------------------------------------------------------------- the library's
 
 
-def tutorial_step(settings: Settings, data: Data) -> tuple[Callable[[], None], str]:
-    """The next step of the loop, in float32, and the data set that it loads.
+def library_step(settings: Settings, data: Data) -> tuple[Step, RunState]:
+    """The next step of training as a long run makes it, from stored bytes to updated parameters; and the run."""
+    settings = replace(settings, train=replace(settings.train, epochs=10**9, samples=None))
+    run, algorithm = begun(settings, data)
+    algorithm = with_gradient(algorithm, run, settings, plan_of(settings), Stop())
+    return _next_of(algorithm, run, settings), run
+
+
+def plain_step(settings: Settings, data: Data) -> tuple[Step, State]:
+    """The step that is the specification (gather, noise, AEVB.step), and the state that it updates."""
+    run, algorithm = begun(settings, data)
+    return _next_of(algorithm, run, settings), run.state
+
+
+def begun(settings: Settings, data: Data) -> tuple[RunState, AEVB]:
+    """A run before its first step, its weights drawn from train.seed, and the algorithm with the eager gradient."""
+    return begin(settings, build_model(settings.model, data.shape, settings.train.seed), data, Ranks())
+
+
+def _next_of(algorithm: AEVB, run: RunState, settings: Settings) -> Step:
+    """A call that makes the next step, epoch after epoch."""
+    dtype = precision.parameter_dtype(settings.train.precision)
+    stepper = Stepper(algorithm, run.state, run.batches, run.streams, dtype)
+    endless = (done for epoch in itertools.count() for done in stepper.epoch(epoch, 0))
+    return lambda: next(endless) and None
+
+
+# ------------------------------------------------------------------------------------- a tutorial's
+
+
+def tutorial_step(settings: Settings, data: Data) -> tuple[Step, str]:
+    """The next step of the loop, to be made under `true_float32`, and the data set that it loads.
 
     A DataLoader in this process that decodes image by image, eager networks, the optimizer as torch gives it, and
     `loss.item()` at each step.
@@ -42,29 +79,25 @@ def tutorial_step(settings: Settings, data: Data) -> tuple[Callable[[], None], s
     loss_of = _loss(settings, model)
 
     def step() -> None:
-        with multiplied(TRUE):
-            x = next(batches)[0].to(device)
-            optimizer.zero_grad()
-            loss = loss_of(x)
-            loss.backward()
-            optimizer.step()
-            loss.item()
+        x = next(batches)[0].to(device)
+        optimizer.zero_grad()
+        loss = loss_of(x)
+        loss.backward()
+        optimizer.step()
+        loss.item()
 
     return step, name
 
 
-def torchvision_images(settings: DataSettings) -> Dataset[Any] | None:
-    """torchvision's own training data, each image decoded when it is asked for; None where they are not at hand."""
-    if settings.name not in TORCHVISION:
-        return None
-    dataset = getattr(torchvision_datasets(), TORCHVISION[settings.name])
-    from torchvision.transforms import ToTensor
-
-    which: dict[str, Any] = {"split": "train"} if settings.name == "svhn" else {"train": True}
+@contextlib.contextmanager
+def true_float32() -> Iterator[None]:
+    """Multiply float32 matrices as PyTorch does unasked, whichever library is faster; it cannot stand within
+    `matmul_precision`, which has one setting for the whole process."""
+    restore = precision._set(precision.TRUE)
     try:
-        return dataset(data_root(settings.root), transform=ToTensor(), **which)
-    except RuntimeError:  # what torchvision says of files that are missing
-        return None
+        yield
+    finally:
+        restore()
 
 
 class ImageByImage(Dataset[tuple[Tensor, int]]):
@@ -99,8 +132,9 @@ def _loss(settings: Settings, model: VAE) -> Callable[[Tensor], Tensor]:
         return cross_entropy - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
 
     def own(x: Tensor) -> Tensor:
-        noise = (torch.randn if kind == "normal" else torch.rand)(objective.num_samples, len(x), *shape)
-        return -objective(model, x, noise.to(x), {}, 0)[0].surrogate.sum()
+        draw = torch.randn if kind == "normal" else torch.rand
+        noise = draw(objective.num_samples, len(x), *shape, device=x.device)
+        return -objective(model, x, noise, {}, 0)[0].surrogate.sum()
 
     bound = textbook if _is_textbook(settings) else own
     return bound if settings.train.reduction == "sum" else lambda x: bound(x) / len(x)

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from vae.data import DATASETS, Data, Split, load_data
+from vae.data import DATASETS, Data, DataSettings, Split, data_root, load_data
 from vae.data.files import torchvision_datasets
-from vae.data.sets import DataSettings, data_root
 from vae.errors import DataError
 from vae.training import Settings, read_settings
 from vae.training.build import build_model, resolve
 from vae.training.checks import check
 
-TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}
+TORCHVISION = {name: row.torchvision for name, row in DATASETS.items() if row.torchvision}
 STAND_IN_SIZE = 50_000  # random images in the place of data that are not at hand
 
 

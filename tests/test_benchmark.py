@@ -365,7 +365,7 @@ def test_the_library_step_goes_on_from_epoch_to_epoch():
 WRONG = [
     ([], "the following arguments are required: --config; see step.py --help"),
     (["--config", "{t}/none.yaml"], "no such config file"),
-    (["--config", "{c}", "--batch-size", "0"], "'0' is no whole number of at least 1"),
+    (["--config", "{c}", "--batch-size", "0"], "'0' is not a whole number of at least 1"),
     (["--config", "{c}", "--set", "model.latent_dims=3"], "no such setting; did you mean latent_dim?"),
     (["--config", "{c}", "--set", "data.train_size=5000"], "do not fit into the 1500 data"),
     (["--config", "{c}", "--set", "data={{name: npz, path: {t}/no.npz}}"], "no such file"),

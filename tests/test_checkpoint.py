@@ -1,6 +1,7 @@
 """A checkpoint is one safetensors file: whole or refused, by name, without running anything."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_a_checkpoint_is_plain_safetensors_with_one_metadata_key(run):
     with safe_open(run / "checkpoints" / "last.safetensors", "pt") as file:
         assert file.metadata().keys() == {"vae"}
         record = json.loads(file.metadata()["vae"])
-        assert record["format"] == 3
+        assert record["format"] == checkpoint.FORMAT == 4
         assert {"model.encoder.layers.1.weight", "optimizer.0.exp_avg", "streams.noise"} <= set(file.keys())
 
 
@@ -78,7 +79,7 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(path, {"a": torch.ones(9)}, {})
     assert path.read_bytes() == before
@@ -148,10 +149,10 @@ def test_opening_a_pickle_runs_nothing(tmp_path):
 
 
 def test_another_format_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 4)
+    monkeypatch.setattr(checkpoint, "FORMAT", 5)
     checkpoint.write(tmp_path / "c", TENSORS, VALUES)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="written in checkpoint format 4, and this version reads format 3"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 5, this version reads 4; train it again"):
         checkpoint.read(tmp_path / "c")
 
 
@@ -189,7 +190,7 @@ def test_a_run_opens_from_its_checkpoint_alone(run):
         vae.load(run, checkpoint="best")
     with pytest.raises(UsageError, match="no such run directory"):
         vae.load(run / "nothing")
-    with pytest.raises(UsageError, match="no run directory"):
+    with pytest.raises(UsageError, match="is not a run directory"):
         vae.load(run / "checkpoints")
 
 

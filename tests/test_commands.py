@@ -84,7 +84,7 @@ def test_evaluate_says_that_grey_cross_entropy_is_no_density(folder, capsys):
     assert evaluate([str(folder / "grey"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["density"] is False
     assert evaluate([str(folder / "grey")]) == 0
-    assert "no density" in capsys.readouterr().out
+    assert "not a density" in capsys.readouterr().out
 
 
 def test_evaluate_splits_limits_saves_and_takes_a_file(folder, capsys, tmp_path):
@@ -201,7 +201,7 @@ def test_the_methods_agree_on_a_small_model(folder, capsys):
 
 def test_log_likelihood_of_grey_levels_is_computed_and_said_to_be_no_density(folder, capsys):
     assert evaluate([str(folder / "grey"), "--log-likelihood", "is", "--num-samples", "20", "--limit", "3"]) == 0
-    assert "grey cross-entropy is no density" in capsys.readouterr().out
+    assert "grey cross-entropy is not a density" in capsys.readouterr().out
     assert evaluate([str(folder / "grey"), "--self-check", "--num-samples", "5", "--limit", "3"]) == 0
 
 
@@ -290,7 +290,7 @@ def test_data_that_changed_behind_a_run_are_warned_of_or_refused(tmp_path, capsy
     assert "no longer those that this run was trained on" in capsys.readouterr().err
     save(40, 1, 5, 5)
     assert evaluate([str(tmp_path / "x")]) == 2
-    assert "was trained on data of shape (1, 4, 4), and they are now (1, 5, 5)" in capsys.readouterr().err
+    assert "was trained on data of shape (1, 4, 4), and they now have (1, 5, 5)" in capsys.readouterr().err
 
 
 def test_a_collapsed_posterior_ends_without_t_sne(tmp_path, capsys):
@@ -307,7 +307,7 @@ def test_a_collapsed_posterior_ends_without_t_sne(tmp_path, capsys):
 
 def test_encode(folder, tmp_path, capsys):
     assert encode([str(folder / "d2"), "--out", str(tmp_path / "codes.npz")]) == 0
-    assert "posterior means of the 297 data of test" in capsys.readouterr().out
+    assert "posterior means of the 297 test data" in capsys.readouterr().out
     codes = np.load(tmp_path / "codes.npz")
     data = vae.load_data("digits", pixels="static")
     model = vae.load(folder / "d2")
@@ -422,8 +422,8 @@ WRONG = [
     (train, ["--config", "{d}/tiny.yaml", "--set", "model.latent_dims=3"], "no such setting; did you mean latent_dim?"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs=ten"], "expected a whole number, not 'ten'"),
     (train, ["--config", "{d}/tiny.yaml", "--set", "train.epochs"], "expected KEY=VALUE"),
-    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; go on with it by --resume"),
-    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is no run"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/d2"], "holds a run already; continue it with --resume"),
+    (train, ["--config", "{d}/tiny.yaml", "--out", "{d}"], "holds other files and is not a run"),
     (train, ["--config", "{d}/tiny.yaml", "--out", "{d}/tiny.yaml"], "is a file; --out names a directory"),
     (train, ["--config", "{d}/tiny.yaml", "--out", "/proc/x/y"], "cannot write the run there"),
     (
@@ -461,40 +461,40 @@ WRONG = [
         "set objective.name to sgvb_b",
     ),
     (train, ["--resume", "{d}/nothing"], "no such run directory"),
-    (train, ["--resume", "{t}"], "no run directory (it has no config.yaml)"),
+    (train, ["--resume", "{t}"], "is not a run directory (it has no config.yaml)"),
     (train, ["--resume", "{d}/d2", "--set", "model.latent_dim=3"], "model.latent_dim cannot change in a resumed run"),
     (train, ["--resume", "{d}/d2", "--out", "{t}"], "it takes no --out"),
     (evaluate, [], "the following arguments are required: RUN"),
     (evaluate, ["{d}/nothing"], "no such run directory"),
     (evaluate, ["{d}/tiny.yaml"], "no such run directory"),
-    (evaluate, ["{d}/d2", "--limit", "0"], "'0' is no whole number of at least 1"),
-    (evaluate, ["{d}/d2", "--limit", "many"], "'many' is no whole number"),
+    (evaluate, ["{d}/d2", "--limit", "0"], "'0' is not a whole number of at least 1"),
+    (evaluate, ["{d}/d2", "--limit", "many"], "'many' is not a whole number"),
     (evaluate, ["{d}/d2", "--split", "tests"], "invalid choice: 'tests'"),
     (evaluate, ["{d}/d4", "--split", "validation"], "there are no validation data in this run"),
     (evaluate, ["{d}/d4", "--checkpoint", "best"], "has no checkpoint best, only last"),
     (evaluate, ["{d}/d2", "--data", "{t}/no.npz"], "no such file"),
     (evaluate, ["{d}/d2", "--log-likelihood", "iwae"], "invalid choice: 'iwae'"),
-    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--num-samples", "0"], "'0' is no whole number of at least 1"),
-    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--chains", "8"], "--chains is of --log-likelihood hmc and ais"),
-    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--start", "prior"], "--start is of --log-likelihood ais"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--num-samples", "0"], "'0' is not a whole number of at least 1"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--chains", "8"], "--chains needs --log-likelihood hmc or ais"),
+    (evaluate, ["{d}/d2", "--log-likelihood", "is", "--start", "prior"], "--start needs --log-likelihood ais"),
     (
         evaluate,
         ["{d}/d2", "--log-likelihood", "hmc", "--chains", "5"],
         "hmc needs an even number of chains, at least 4, not 5",
     ),
     (evaluate, ["{d}/d4", "--log-likelihood", "quadrature"], "up to 3 latents, and the model has 4; use is or ais"),
-    (evaluate, ["{d}/d2", "--gaps", "--self-check"], "ask for one at a time"),
+    (evaluate, ["{d}/d2", "--gaps", "--self-check"], "give one of them"),
     (evaluate, ["{d}/d2", "--gaps", "--log-likelihood", "is"], "leave --log-likelihood out"),
-    (evaluate, ["{d}/d2", "--representation", "--gaps"], "ask for it without"),
+    (evaluate, ["{d}/d2", "--representation", "--gaps"], "leave out --log-likelihood"),
     (evaluate, ["{d}/d2", "--self-check", "--split", "train"], "--self-check simulates its data"),
     (encode, ["{d}/d2"], "the following arguments are required: --out"),
     (encode, ["{d}/d2", "--out", "/proc/x/y.npz"], "/proc/x"),
     (main_manifold, ["{d}/d4"], "a manifold is drawn over 2 latents, and this model has 4"),
-    (main_manifold, ["{d}/d2", "--range", "-1"], "'-1' is no number greater than 0"),
+    (main_manifold, ["{d}/d2", "--range", "-1"], "'-1' is not a number greater than 0"),
     (main_tsne, ["{d}/d4", "--limit", "3"], "t-SNE needs at least 4 data"),
     (main_reconstructions, ["{d}/d2", "{d}/grey"], "was trained on other data"),
-    (main_curves, ["{t}"], "no run directory"),
-    (main_samples, ["{d}/d2", "--count", "0"], "'0' is no whole number of at least 1"),
+    (main_curves, ["{t}"], "is not a run directory"),
+    (main_samples, ["{d}/d2", "--count", "0"], "'0' is not a whole number of at least 1"),
 ]
 
 
@@ -522,9 +522,9 @@ DAMAGED = [
     ("config.yaml", lambda c: None, evaluate, "it has no config.yaml"),
     ("config.yaml", lambda c: c.replace(b"lr: 0.001", b"lr: 0.01"), train, "train.optimizer.lr differ"),
     ("config.yaml", lambda c: c.replace(b"latent_dim: 2", b"latent_dim: 3"), train, "of another model"),
-    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 is none"),
+    ("metrics.jsonl", lambda c: b"[]\n" + c, train, "line 1 was not written"),
     ("metrics.jsonl", lambda c: c[:100], train, "metrics.jsonl: holds 0 lines"),
-    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 is none of this library's"),
+    ("metrics.jsonl", lambda c: b"garbage\n" + c, train, "line 1 was not written by this library"),
 ]
 
 

@@ -11,7 +11,7 @@ import yaml
 import vae
 from tests.problems import LinearGaussian
 from vae.commands.compare_estimators import main
-from vae.data.sets import Split
+from vae.data.splits import Split
 from vae.evaluation.estimators import (
     COMPARED,
     KNOWN,
@@ -212,7 +212,7 @@ def test_the_command_writes_table_and_figure_and_prints_one_object(compared, cap
     assert {row["estimator"] for row in printed["vae_noise"]} == COMPARED.keys()
     markdown = (path / "out" / "estimators.md").read_text()
     assert markdown.count("\n## ") == 5
-    assert "| slope |" in markdown
+    assert "| slope " in markdown
     assert "use dreg, which is not" in markdown
     row = printed["known"][0]
     assert f"{row['variance']:.5g} ± {row['variance_stderr']:.2g}" in markdown
@@ -244,11 +244,11 @@ def test_the_figure_names_every_series_and_draws_theory(compared):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--samples", "10"], "'10' is no whole number of at least 1000"),
-        (["--epochs", "0"], "'0' is no whole number of at least 1"),
+        (["--samples", "10"], "'10' is not a whole number of at least 1000"),
+        (["--epochs", "0"], "'0' is not a whole number of at least 1"),
         (["--config", "{d}/no.yaml"], "no such config file"),
         (["--out", "{d}/tiny_$x$.yaml"], "is a file; --out names a directory"),
-        (["--seed", "-1"], "no whole number from 0"),
+        (["--seed", "-1"], "not a whole number of at least 0 (and below 2^32)"),
         (["--confg", "x"], "see compare_estimators.py --help"),
     ],
 )

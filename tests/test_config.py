@@ -53,7 +53,7 @@ train:
   optimizer: {name: adam, lr: 1e-3, weight_decay: 1e-5}
   seed: 0
   device: auto
-  precision: auto
+  precision: float32
   compile: auto
 """,
     )
@@ -166,7 +166,7 @@ def test_all_misfits_are_reported_at_once(tmp_path):
         ({"objective": {"name": "iwae", "num_samples": 0}}, "objective.num_samples: must be at least 1"),
         (
             {"objective": "dreg", "modifiers": {"free_bits": 0.5}},
-            "free_bits needs the KL of each latent in closed form, which dreg does not take: set objective.name to sgvb_b",
+            "free_bits needs the KL of each latent in closed form, which dreg does not use: set objective.name to sgvb_b",
         ),
     ],
 )

@@ -10,9 +10,7 @@ from PIL import Image
 
 import vae
 from tests.oracles import z_score
-from vae.commands.base import chosen_split
-from vae.data import DATASETS, IMAGE_SHAPES, Loader, Resident, files, sets
-from vae.data.sets import kind_of
+from vae.data import DATASETS, Loader, Resident, files, kind_of, splits
 from vae.errors import ConfigError, DataError, UsageError
 from vae.randomness import Streams
 
@@ -32,7 +30,7 @@ def npz(tmp_path, **arrays):
 
 def test_digits_need_nothing_and_split_without_overlap():
     data = vae.load_data("digits")
-    assert data.shape == IMAGE_SHAPES["digits"]
+    assert data.shape == DATASETS["digits"].shape
     assert (len(data.train), len(data.test)) == (1500, 297)
     assert data.kind == "grey"
     assert data.train.images().max() == 1
@@ -167,16 +165,15 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
 def test_the_first_data_of_a_split_are_drawn_alone_and_the_same(monkeypatch):
     data = vae.load_data("digits", pixels="dynamic", validation_size=200)
     whole = {name: data.evaluation_split(name) for name in ("train", "validation", "test")}
-    drawn, real = [], sets.binarize
-    monkeypatch.setattr(sets, "binarize", lambda rule, x, *more: (drawn.append(len(x)), real(rule, x, *more))[1])
+    drawn, real = [], splits.binarize
+    monkeypatch.setattr(splits, "binarize", lambda rule, x, *more: (drawn.append(len(x)), real(rule, x, *more))[1])
     for name, split in whole.items():
         first = data.evaluation_split(name, 7)
         assert torch.equal(first.x, split.x[:7])
         assert torch.equal(first.index, split.index[:7])
         assert torch.equal(first.y, split.y[:7])
-        assert torch.equal(chosen_split(data, name, 7).x, split.x[:7])
-        assert len(chosen_split(data, name, None)) == len(split)
-    assert drawn == [7, 7, 1300]  # the others stand still since they were read
+        assert len(data.evaluation_split(name, None)) == len(split)
+    assert drawn == [7, 1300]  # the others stand still since they were read
 
 
 def test_real_values_are_not_binarized(tmp_path):
@@ -198,10 +195,12 @@ def test_bytes_of_a_users_file_are_on_the_scale_of_the_runs_data(tmp_path, pixel
 
 def test_bytes_above_the_scale_of_the_runs_data_are_refused(tmp_path):
     path, settings = npz(tmp_path, x=np.full((2, 8, 8), 17, np.uint8)), vae.load_data("digits").settings
-    sentence = r"own\.npz: x: has bytes up to 17, and those that the model was trained on run from 0 to 16; .*as floats on \[0, 1\]"
+    sentence = (
+        r"own\.npz: x: has bytes up to 17, but those that the model was trained on go up to 16; .*as floats on \[0, 1\]"
+    )
     with pytest.raises(DataError, match=sentence):
         vae.data.read_user_split(path, (1, 8, 8), settings)
-    with pytest.raises(DataError, match=r"x: bytes are divided by 16, and these are 0 and 1 only"):
+    with pytest.raises(DataError, match=r"x: bytes are divided by 16, but these are 0 and 1 only"):
         vae.data.read_user_split(npz(tmp_path, x=np.eye(8, dtype=np.uint8)[None]), (1, 8, 8), settings)
 
 
@@ -245,7 +244,7 @@ def test_a_loader_must_give_floats():
     off = torch.utils.data.DataLoader(torch.rand(4, 3), batch_size=2)
     with pytest.raises(UsageError, match=r"the likelihood's support is levels_17: 0, 1/16, 2/16, \.\.\., 1"):
         list(Loader(off, (3,), "levels_17", CPU, torch.float32).epoch(0, 0, Streams(0, CPU)))
-    with pytest.raises(UsageError, match="must know its length"):
+    with pytest.raises(UsageError, match="must have a length"):
         Loader(iter([]), (3,), "real", CPU, torch.float32)
 
 
@@ -283,7 +282,7 @@ OBJECTS = np.array([{"a": 1}], dtype=object)
         ({"x": (GREYS > 9).astype(np.uint8)}, "these are 0 and 1 only"),
         ({"x": np.zeros((5, 32, 32, 3), np.uint8)}, "channels last"),
         ({"x": GREYS, "y": np.arange(29)}, "30 data and labels of shape"),
-        ({"x": GREYS, "y": np.ones(30)}, "one whole number a datum"),
+        ({"x": GREYS, "y": np.ones(30)}, "one whole number per datum"),
         ({"x_train": GREYS, "x_test": GREYS[:, :5]}, "a datum must have the same shape"),
         ({"x_train": GREYS, "x_test": GREYS / 255.0}, "a datum must have the same shape and type"),
         ({"x": GREYS[:1]}, "leave nothing to train on"),
@@ -412,10 +411,9 @@ def test_a_missing_set_is_named_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_download_that_breaks_off_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
     def half(self):
-        raw = files.Path(self.raw_folder)
-        raw.mkdir(parents=True)
-        for name in files.RAW_SHA256["MNIST"]:
-            (raw / name).write_bytes(b"half")
+        files.Path(self.raw_folder).mkdir(parents=True)
+        for file in files.MNIST.files:
+            (files.Path(self.root) / file).write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files.torchvision_datasets().MNIST, "download", half)
@@ -453,7 +451,7 @@ def test_svhn_is_read_in_its_own_format(tmp_path, monkeypatch):
         vae.load_data("svhn", root=str(tmp_path))
     monkeypatch.setattr(svhn, "_check_integrity", lambda self: True)
     data = vae.load_data("svhn", root=str(tmp_path))
-    assert data.shape == IMAGE_SHAPES["svhn"]
+    assert data.shape == DATASETS["svhn"].shape
     assert data.train.y.tolist() == [1, 2, 3, 4, 5, 6, 0]
     assert torch.equal(data.train.x[3], torch.from_numpy(x[..., 3].transpose(2, 0, 1).copy()))
 
@@ -474,7 +472,7 @@ def test_cifar10_is_read_in_its_own_format(tmp_path, monkeypatch):
         vae.load_data("cifar10", root=str(tmp_path))
     monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
     data = vae.load_data("cifar10", root=str(tmp_path))
-    assert data.shape == IMAGE_SHAPES["cifar10"]
+    assert data.shape == DATASETS["cifar10"].shape
     assert (len(data.train), len(data.test)) == (20, 4)
     assert torch.equal(data.test.x, torch.from_numpy(x))
     assert data.test.y.tolist() == [3, 1, 4, 1]

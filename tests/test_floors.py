@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "vae"
 FLOORS = {
     "errors": -2,
     "schema": -1,
-    **dict.fromkeys(("config", "randomness", "precision", "ranks", "files"), 0),
+    **dict.fromkeys(("config", "randomness", "precision", "ranks", "files", "text"), 0),
     **dict.fromkeys(("distributions", "hmc"), 1),
     **dict.fromkeys(("data", "networks", "posteriors", "priors", "likelihoods"), 2),
     "models": 3,
@@ -26,7 +26,7 @@ FLOORS = {
 FILES = sorted(SOURCE.rglob("*.py"))
 # Lines (wc -l) of each package, which may only fall; the single modules of vae are one. A new capability brings its own.
 BUDGETS = {
-    "vae": 1_760,
+    "vae": 1_787,
     "distributions": 1_600,
     "likelihoods": 545,
     "data": 865,
@@ -36,7 +36,7 @@ BUDGETS = {
     "evaluation": 1_940,
     "training": 1_800,
     "figures": 625,
-    "commands": 2_235,
+    "commands": 2_165,
 }
 
 

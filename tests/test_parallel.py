@@ -249,7 +249,7 @@ def test_sigterm_to_the_launcher_saves_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert said.count("stopped by SIGTERM at step") == 1
-    assert said.count(f"; go on with: python scripts/train.py --resume {path}") == 1
+    assert said.count(f"; continue with: python scripts/train.py --resume {path}") == 1
     assert process.returncode != 0
     _, values = checkpoint.read(path / "checkpoints" / "last.safetensors")
     assert f"at step {values['step']};" in said

@@ -387,7 +387,7 @@ def test_what_a_kill_in_the_first_moment_leaves_is_no_obstacle(tmp_path):
 def test_another_programs_folder_is_not_overwritten(tmp_path):
     (tmp_path / "config.yaml").write_text("hydra: yes\n")
     (tmp_path / "figures").mkdir()
-    with pytest.raises(UsageError, match="holds other files and is no run"):
+    with pytest.raises(UsageError, match="holds other files and is not a run"):
         run(config(), tmp_path, overwrite=True)
     assert (tmp_path / "figures").exists()
 
@@ -485,5 +485,5 @@ def test_signals_save_and_say_how_to_resume(tmp_path, number, status):
     errors = process.communicate()[1]
     assert process.returncode == status
     assert "Traceback" not in errors
-    assert f"go on with: python scripts/train.py --resume {tmp_path / 'x'}" in errors.splitlines()[-1]
+    assert f"continue with: python scripts/train.py --resume {tmp_path / 'x'}" in errors.splitlines()[-1]
     assert vae.load(tmp_path / "x").latent_dim == 3

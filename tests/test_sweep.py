@@ -21,7 +21,7 @@ import yaml
 from vae.commands import results
 from vae.commands.evaluate import main as evaluate
 from vae.commands.grid import SEED, Cell, cell_name, short_names
-from vae.commands.results import over_seeds, paired_difference, summary
+from vae.commands.results import mean_over_seeds, paired_difference, summarise
 from vae.commands.sweep import main
 from vae.commands.train import main as train
 from vae.config import override, read_grid
@@ -119,9 +119,9 @@ WRONG = [
     (["--grid", "model.latent_dim=2,ten"], "--grid: model.latent_dim: expected a whole number, not 'ten'"),
     (["--grid", "model.latent_dim=2,0"], "--grid: model.latent_dim: must be at least 1, not 0"),
     (["--grid", "model.latent_dim="], "model.latent_dim has no values"),
-    (["--grid", "model.latent_dim=2,2"], "--grid model.latent_dim: a value stands twice"),
+    (["--grid", "model.latent_dim=2,2"], "--grid model.latent_dim: a value is given twice"),
     (["--grid", "train.seed=0", "train.seed=1"], "train.seed is given twice"),
-    (["--grid", "train.seed=0,1", "--set", "train.seed=3"], "--grid train.seed: stands in --set too"),
+    (["--grid", "train.seed=0,1", "--set", "train.seed=3"], "--grid train.seed: is also given by --set"),
     (["--grid", "train.epochs.x=0,1"], "--grid train.epochs.x: train.epochs has no settings of its own"),
     (["--grid", "objective=sgvb_b,{{name: stl, num_samples: 3}}"], "objective: stl is biased for num_samples > 1"),
     (["--grid", "data.train_size=100,5000"], "do not fit into the 1500 data"),
@@ -136,16 +136,16 @@ WRONG = [
     ([], "the following arguments are required: --grid"),
     (["--grid", "train.seed=0", "--config", "{d}/tinny.yaml"], "no such config file; did you mean"),
     (["--grid", "train.seed=0", "--set", "train.epoch=3"], "--set: train.epoch: no such setting; did you mean epochs?"),
-    (["--grid", "train.seed=0", "--processes", "0"], "'0' is no whole number of at least 1"),
+    (["--grid", "train.seed=0", "--processes", "0"], "'0' is not a whole number of at least 1"),
     (["--grid", "train.seed=0", "--engine", "slurm"], "invalid choice: 'slurm'"),
     (["--grid", "train.seed=0", "--out", "{d}/tiny.yaml"], "is a file; --out names a directory"),
-    (["--grid", "train.seed=0", "--out", "{d}"], "holds other files and is no sweep"),
+    (["--grid", "train.seed=0", "--out", "{d}"], "holds other files and is not a sweep"),
     ([*GRID, "--out", "{d}/s", "--set", "train.epochs=3"], "holds a sweep of another config: train.epochs differ"),
     (
         ["--grid", "model.latent_dim=2", "train.seed=0,1", "--out", "{d}/s"],
         "holds the sweep of --grid model.latent_dim=2,3",
     ),
-    (["--grid", "model.latent_dim=2,3", "--out", "{d}/s"], "repeat these values (more may stand beside them)"),
+    (["--grid", "model.latent_dim=2,3", "--out", "{d}/s"], "repeat these values (you may add more)"),
 ]
 
 
@@ -229,9 +229,9 @@ def test_the_table_holds_means_over_seeds_and_their_standard_errors(swept, capsy
 
 def test_a_single_seed_has_the_standard_error_of_its_data():
     one = {"mean": -3.0, "stderr": 0.2, "n": 9}
-    assert over_seeds([one]) == {"mean": -3.0, "stderr": 0.2}
+    assert mean_over_seeds([one]) == {"mean": -3.0, "stderr": 0.2}
     three = [{"mean": mean, "stderr": 9.0} for mean in (1.0, 2.0, 6.0)]
-    assert over_seeds(three) == {"mean": 3.0, "stderr": pytest.approx(statistics.stdev([1, 2, 6]) / math.sqrt(3))}
+    assert mean_over_seeds(three) == {"mean": 3.0, "stderr": pytest.approx(statistics.stdev([1, 2, 6]) / math.sqrt(3))}
 
 
 def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
@@ -260,11 +260,11 @@ def test_no_difference_is_told_of_values_that_do_not_compare():
         cells.append((Cell(f"{precision}{likelihood}{seed}", values, settings, Path("none")), lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "_train_elbo", lambda cell, record: record["elbo"])
-        rows = summary("c", grid, cells, {})["rows"]
+        rows = summarise("c", grid, cells, {})["rows"]
     assert [row["difference"] is not None for row in rows] == [False, False, True, False]
 
 
-def test_a_sweep_s_auto_precision_is_float32_since_it_compares(swept):
+def test_a_sweep_trains_in_float32_by_default(swept):
     for name in NAMES:
         config = yaml.safe_load((swept / "s" / "runs" / name / "config.yaml").read_text())
         assert config["train"]["precision"] == "float32"
@@ -409,7 +409,7 @@ def test_a_killed_worker_s_run_is_taken_up_again(engine, tmp_path):
     first = metrics(run)[0]
     error = process.communicate(timeout=90)[1]
     assert process.returncode == 0, error
-    assert ("its worker was killed; taken up again" in error) == (engine == "local")  # Ray does it without a word
+    assert ("its worker was killed; continuing" in error) == (engine == "local")  # Ray does it without a word
     lines = metrics(run)
     assert lines[0] == first  # its clock included
     assert [line["epoch"] for line in lines if line["split"] == "train"] == list(range(1, LONG + 1))
@@ -422,7 +422,7 @@ def test_a_stopped_sweep_has_stopped_its_workers_after_they_saved(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 143
-    assert error.splitlines()[-1] == "stopped with 1 of 1 runs to go; the same command goes on"
+    assert error.splitlines()[-1] == "stopped with 1 of 1 runs to go; the same command continues"
     with pytest.raises(AssertionError, match="nobody holds"):
         holder(run)
     _, values = checkpoint.read(run / LAST)  # which only the stop has written
@@ -439,7 +439,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(monkeypatch, swept, tmp_path, ca
 
     monkeypatch.setitem(engines.ENGINES, "local", interrupted)
     assert main(["--config", str(swept / "tiny.yaml"), *GRID, "--out", str(tmp_path / "x")]) == 130
-    assert "stopped with 4 of 4 runs to go; the same command goes on" in capsys.readouterr().err
+    assert "stopped with 4 of 4 runs to go; the same command continues" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -463,15 +463,15 @@ def ended_by(monkeypatch, swept, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_worker_that_is_killed_again_and_again_is_given_up(name, ended_by):
     error = ended_by(signal.Signals[name])
-    assert error.count("taken up again") == 2
-    assert f"its worker was killed 3 times, at last by {name}" in error
+    assert error.count("continuing from its checkpoint") == 2
+    assert f"its worker was killed 3 times, the last time by {name}" in error
 
 
 @pytest.mark.parametrize("name", ["SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"])
 def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_once(name, ended_by, tmp_path):
     error = ended_by(signal.Signals[name])
     assert "killed" not in error
-    assert "taken up again" not in error
+    assert "continuing" not in error
     assert "seed=0: 98\nseed=0: 99\nseed=0: failed: its worker crashed with " + name in error
     assert "seed=0: 50\n" not in error
     assert record(tmp_path / "x")["failed"] == {"seed=0": f"its worker crashed with {name}"}

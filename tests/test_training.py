@@ -355,7 +355,7 @@ def test_two_settings_are_enough_to_train(tmp_path):
     [{"name": "adam", "betas": [2, 0.9]}, {"name": "sgd", "nesterov": True}, {"name": "adamax", "betas": [1, 1]}],
 )
 def test_what_torch_refuses_of_an_optimizer_is_a_sentence(tmp_path, optimizer):
-    with pytest.raises(ConfigError, match=r"train\.optimizer: torch\.optim\.\w+ says: "):
+    with pytest.raises(ConfigError, match=r"train\.optimizer: torch\.optim\.\w+ refuses: "):
         go(tmp_path, train={"optimizer": optimizer})
     assert not (tmp_path / "x").exists()
 

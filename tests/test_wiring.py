@@ -25,8 +25,7 @@ from vae.commands.base import command
 from vae.commands.encode import main as encode
 from vae.commands.evaluate import main as evaluate
 from vae.commands.train import main as train_command
-from vae.data import Data, Split, files, read_user_split
-from vae.data.sets import DataSettings
+from vae.data import Data, DataSettings, Split, files, read_user_split
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line
 from vae.files import Log
@@ -296,7 +295,7 @@ def test_a_directory_is_looked_at_again_once_it_is_locked(tmp_path, monkeypatch)
 
 def test_a_folder_of_somebody_elses_gets_no_lock_file(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds other files and is no run"), acquire(tmp_path, False, True):
+    with pytest.raises(UsageError, match="holds other files and is not a run"), acquire(tmp_path, False, True):
         pytest.fail("taken")
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -315,10 +314,10 @@ def test_the_values_of_a_checkpoint_are_read_from_its_header_alone(tmp_path, mon
 
 
 def test_fit_draws_no_more_pixels_than_it_looks_at(monkeypatch):
-    from vae.data import sets
+    from vae.data import splits
 
-    sizes, real = [], sets.binarize
-    monkeypatch.setattr(sets, "binarize", lambda rule, x, *rest: (sizes.append(len(x)), real(rule, x, *rest))[1])
+    sizes, real = [], splits.binarize
+    monkeypatch.setattr(splits, "binarize", lambda rule, x, *rest: (sizes.append(len(x)), real(rule, x, *rest))[1])
     data = vae.load_data("digits", pixels="dynamic")
     sizes.clear()
     vae.fit(vae.build(config()), data, epochs=1, verbose=False)
@@ -415,7 +414,7 @@ def test_the_gap_of_the_frey_faces_stands_before_validation_and_test(train_from,
 
 def test_cifars_axes(monkeypatch):
     raw = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(files, "read_torchvision", lambda name, root: [(raw, np.arange(4))] * 2)
+    monkeypatch.setattr(files, "read_torchvision", lambda source, root: [(raw, np.arange(4))] * 2)
     x = vae.load_data("cifar10").train.x.numpy()
     assert x[1, 2, 3, 4] == raw[1, 3, 4, 2]
 
@@ -462,23 +461,23 @@ def own_data(tmp_path, values):
         (
             [0.0, 0.5],
             {"name": "negative_binomial"},
-            r"negative_binomial needs 0, 1, 2, \.\.\., and the data of npz are grey, on \[0, 0\.5\]; likelihoods that "
+            r"negative_binomial needs 0, 1, 2, \.\.\., but the data of npz are grey, on \[0, 0\.5\]; likelihoods that "
             "fit: grey_cross_entropy, gaussian, continuous_bernoulli, categorical, discretized_logistic$",
         ),
         (
             [0, 1, 7],
             {"name": "continuous_bernoulli"},
-            "continuous_bernoulli needs 0 to 1, and the data of npz are counts; likelihoods that fit: gaussian, "
+            "continuous_bernoulli needs 0 to 1, but the data of npz are counts; likelihoods that fit: gaussian, "
             "negative_binomial$",
         ),
-        ([0, 7], {"name": "categorical"}, r"categorical needs 0, 1/255, 2/255, \.\.\., 1, and .* are counts"),
+        ([0, 7], {"name": "categorical"}, r"categorical needs 0, 1/255, 2/255, \.\.\., 1, but .* are counts"),
         (
             [0.0, 0.3, 1.0],
             {"name": "categorical"},
-            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, and the data of npz contain 0\.3; "
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, but the data of npz contain 0\.3; "
             "model.likelihood.levels=11 fits them",
         ),
-        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "they are on no grid of up to 256 levels"),
+        ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "no grid of up to 256 levels fits them"),
     ],
 )
 def test_data_that_a_likelihood_does_not_fit(tmp_path, values, likelihood, message):
@@ -527,8 +526,8 @@ def test_binary_pixels_drawn_anew_fit_every_likelihood_of_levels():
 
 def test_downloaded_bytes_are_checked_before_they_are_put_in_place(tmp_path, monkeypatch):
     def wrong(self):
-        for name in files.RAW_SHA256["MNIST"]:
-            path = files.Path(self.raw_folder) / name
+        for file in files.MNIST.files:
+            path = files.Path(self.root) / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"wrong")
 
@@ -708,7 +707,7 @@ def test_codes_reconstructions_and_samples_are_the_models(runs, tmp_path, drawn)
 def test_curves_say_which_run_is_no_density(runs, tmp_path, drawn, capsys):
     assert plot.main_curves([str(runs / "d2"), str(runs / "grey"), "--out", str(tmp_path)]) == 0
     assert list(drawn["curves"][0][0][0]) == ["d2", "grey (no density)"]
-    assert "do not compare" in capsys.readouterr().err
+    assert "are not comparable" in capsys.readouterr().err
     assert plot.main_curves([str(runs / "grey"), "--out", str(tmp_path)]) == 0
     assert "no density" in drawn["curves"][1][0][1]
 

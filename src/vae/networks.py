@@ -236,7 +236,7 @@ class ConvDecoder(nn.Module):
         return self.layers(z)
 
 
-def own_module(given: Any, wanted: Any, *, of: str) -> nn.Module:
+def user_network(given: Any, wanted: Any, *, of: str) -> nn.Module:
     """Your own nn.Module; from Python only: vae.VAE(encoder=..., decoder=..., likelihood=...)."""
     raise UsageError(
         f"a network of this run is the user's own module, {of}; open it from Python with that module: "
@@ -244,5 +244,5 @@ def own_module(given: Any, wanted: Any, *, of: str) -> nn.Module:
     )
 
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder, "module": own_module}
-DECODERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder, "module": own_module}
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder, "module": user_network}
+DECODERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder, "module": user_network}

@@ -39,7 +39,7 @@ class OptimizerRow:
         )
 
     def __call__(self, parameters: Iterable[nn.Parameter], /, **options: Any) -> Optimizer:
-        """The optimizer over the parameters, in its fused form where it has one. ConfigError where torch refuses."""
+        """The optimizer over the parameters, fused if it has such a form. ConfigError if torch refuses the options."""
         parameters = list(parameters)
         fused = "fused" in inspect.signature(self.cls).parameters
         if self.cls is torch.optim.Adagrad and any(p.is_cuda for p in parameters):
@@ -47,7 +47,7 @@ class OptimizerRow:
         try:
             return self.cls(parameters, **options, **({"fused": True} if fused else {}))  # type: ignore[arg-type]
         except ValueError as error:
-            raise ConfigError(f"train.optimizer: torch.optim.{self.cls.__name__} says: {error}") from None
+            raise ConfigError(f"train.optimizer: torch.optim.{self.cls.__name__} refuses: {error}") from None
 
 
 _PASSED_ON = ("amsgrad", "lr", "weight_decay", "eps", "maximize", "capturable", "decoupled_weight_decay")

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, messages, exit statuses, and the opening of a run with its data."""
+"""Shared by the commands: arguments, messages, exit statuses, and how a run is loaded with its data."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vae.errors import Interrupted, UsageError, VaeError
+from vae.files import write_atomically
 from vae.ranks import Ranks
 
 if TYPE_CHECKING:
-    from vae.data import Data, Split
+    from vae.data import Data
     from vae.training.loading import LoadedRun
 
 
-class Main(Protocol):
-    """A command: arguments (those of the process by default) to an exit status."""
-
-    def __call__(self, argv: Sequence[str] | None = None) -> int:
-        """Run it."""
+# A command maps arguments (by default those of the process) to an exit status.
+Main = Callable[..., int]
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,43 +36,43 @@ class Parser(argparse.ArgumentParser):
             prog=f"{program}.py",
             description=description,
             epilog=f"example:\n  python scripts/{program}.py {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example can be copied
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # so that the example can be copied
             allow_abbrev=False,
         )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; no argument can hold a NUL byte, which no path takes."""
+        """The arguments; UsageError if one holds a NUL byte, which no path can hold."""
         parsed = super().parse_args(args, namespace)
         if any("\0" in str(value) for value in vars(parsed).values()):
             self.error("an argument holds a NUL byte")
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Raise what `command` turns into a sentence and exit status 2."""
+        """UsageError, which `command` prints and turns into exit status 2."""
         raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Main:
-    """Run a command: errors that a user can mend become their sentence on stderr and an exit status."""
+    """A command that prints an error which the user can fix as one sentence on stderr, and returns its exit status."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            with warnings.catch_warnings(), _terminable(), _one_voice():
+            with warnings.catch_warnings(), _sigterm_interrupts(), _first_rank_prints():
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = _show_warning
                 main(argv)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except (VaeError, Interrupted) as error:
-            return _ended(error, error.status)
+            return _report(error, error.status)
         except KeyboardInterrupt:
-            return _ended("interrupted", 130)
-        except BrokenPipeError:  # the reader of stdout (head, less) has gone
+            return _report("interrupted", 130)
+        except BrokenPipeError:  # whatever read stdout (head, less) has ended
             sys.stderr.close()
             return 141
         except OSError as error:
-            return _ended(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+            return _report(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -86,26 +84,26 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory has run out, and no other error speaks of it; told without torch, which would take a second."""
-    allocator = ("not enough memory: you tried to allocate", "can't allocate memory")  # torch's own on the processor
+    """Whether memory ran out; decided without importing torch, which would take a second."""
+    on_cpu = ("not enough memory: you tried to allocate", "can't allocate memory")  # torch's messages
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(words in str(error) for words in allocator)
+    return named or any(message in str(error) for message in on_cpu)
 
 
-def _ended(sentence: object, status: int) -> int:
-    """Say how a command has ended; of several processes under torchrun, all of which know it, the first does."""
+def _report(error: object, status: int) -> int:
+    """Print why a command ends, on the first rank only, and return its exit status."""
     ranks = Ranks.launched()
-    if ranks.several:  # torchrun ends the rest once one of them has ended; each is to end with this status
+    if ranks.several:  # torchrun sends SIGTERM to the others once one has ended; each must end with this status
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if ranks.first:
-        print(sentence, file=sys.stderr, flush=True)
+        print(error, file=sys.stderr, flush=True)
     ranks.wait_for_rank_0()
     return status
 
 
 @contextlib.contextmanager
-def _one_voice() -> Iterator[None]:
-    """Silence a command on all processes of a torchrun but the first, up to errors that only one of them may have."""
+def _first_rank_prints() -> Iterator[None]:
+    """Silence the command on all ranks of torchrun but the first."""
     if Ranks.launched().first:
         yield
         return
@@ -114,8 +112,8 @@ def _one_voice() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, with status 143; training saves its state first."""
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, but with status 143; training saves its state first."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted("terminated", 128 + number)
@@ -134,59 +132,64 @@ def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, *
     print(f"warning: {message}", file=sys.stderr)
 
 
-def positive(text: str) -> int:
-    """An argument that counts something."""
-    if not text.isdigit() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1 (and below 2^31)")
-    return int(text)
+def whole_number(least: int, bits: int) -> Callable[[str], int]:
+    """The type of an argument: a whole number of at least `least` and below 2^bits."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) < 2**bits:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least} (and below 2^{bits})")
+        return int(text)
+
+    return parse
 
 
-def natural(text: str) -> int:
-    """An argument that is a seed."""
-    if not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**32 - 1}")
-    return int(text)
+positive = whole_number(1, 31)
+natural = whole_number(0, 32)
 
 
-def add_set(parser: Parser, of: str = "") -> None:
-    """Settings beside a config."""
+def add_set(parser: Parser, where: str = "") -> None:
+    """The argument that replaces settings of the config."""
     parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help=f"settings that replace the file's{of}",
+        help=f"settings that replace those of the config{where}",
     )
 
 
 def add_runs(parser: Parser, several: bool = False) -> None:
-    """The run, or runs, of a command."""
-    parser.add_argument("run", nargs="+" if several else None, metavar="RUN", help="a run directory of train.py")
+    """The argument that names the run, or several runs."""
+    parser.add_argument(
+        "run", nargs="+" if several else None, metavar="RUN", help="a run directory, such as runs/digits_d2"
+    )
 
 
 def add_checkpoint(parser: Parser) -> None:
-    """Which checkpoint of a run to open."""
+    """The argument that chooses a checkpoint."""
     parser.add_argument(
-        "--checkpoint",
-        choices=("last", "best"),
-        help="which checkpoint (default: best where there is one, else last)",
+        "--checkpoint", choices=("last", "best"), help="which checkpoint (default: best if there is one, else last)"
     )
 
 
 def add_split(parser: Parser) -> None:
-    """The arguments by which a command chooses data."""
-    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
-    parser.add_argument("--limit", type=positive, metavar="N", help="the first N data only")
+    """The argument that chooses a split."""
+    parser.add_argument(
+        "--split", choices=("test", "validation", "train"), default="test", help="which data (default: test)"
+    )
+
+
+def add_limit(parser: Parser) -> None:
+    """The argument that limits a split."""
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N data")
 
 
 def write_npz(path: str, arrays: dict[str, Any]) -> None:
-    """Write arrays as one .npz file, whole or not at all."""
+    """Write arrays to an .npz file, whole or not at all."""
     import io
 
     import numpy as np
-
-    from vae.files import write_atomically
 
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -198,31 +201,24 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def open_on_device(path: str | Path, checkpoint: str | None) -> LoadedRun:
-    """A run, its model on the CPU if it was trained there by its settings, else on the best device at hand."""
+def load_on_device(path: str | Path, checkpoint: str | None) -> LoadedRun:
+    """A run, its model on the CPU if its settings name the CPU, else on CUDA if there is a GPU."""
     from vae.training.build import choose_device
     from vae.training.loading import load_run
 
-    opened = load_run(path, which=checkpoint)
-    opened.model.to(choose_device("cpu" if opened.settings.train.device == "cpu" else "auto"))
-    return opened
+    run = load_run(path, which=checkpoint)
+    run.model.to(choose_device("cpu" if run.settings.train.device == "cpu" else "auto"))
+    return run
 
 
-def open_with_data(path: str | Path, checkpoint: str | None) -> tuple[LoadedRun, Data]:
+def load_with_data(path: str | Path, checkpoint: str | None) -> tuple[LoadedRun, Data]:
     """A run and the data that it was trained on."""
     from vae.data import load_data
 
-    opened = open_on_device(path, checkpoint)
-    data = load_data(opened.settings.data)
-    if data.shape != opened.model.data_shape:
-        raise UsageError(
-            f"{path}: was trained on data of shape {opened.model.data_shape}, and they are now {data.shape}"
-        )
-    if opened.data_sha256 is not None and data.sha256() != opened.data_sha256:
+    run = load_on_device(path, checkpoint)
+    data = load_data(run.settings.data)
+    if data.shape != run.model.data_shape:
+        raise UsageError(f"{path}: was trained on data of shape {run.model.data_shape}, and they now have {data.shape}")
+    if run.data_sha256 is not None and data.sha256() != run.data_sha256:
         warnings.warn(f"{path}: the data are no longer those that this run was trained on", stacklevel=2)
-    return opened, data
-
-
-def chosen_split(data: Data, name: str, limit: int | None) -> Split:
-    """A split by name, or its first data."""
-    return data.evaluation_split(name, limit)
+    return run, data

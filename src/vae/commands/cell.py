@@ -1,4 +1,4 @@
-"""One cell of a sweep: a process (`python -m vae.commands.cell`), or a task of Ray."""
+"""One cell of a sweep, in a process of its own (`python -m vae.commands.cell`) or a Ray task."""
 
 from __future__ import annotations
 
@@ -12,39 +12,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae.commands.base import command
+from vae.config import plain
 
 if TYPE_CHECKING:
     from vae.commands.grid import Cell
 
 
 def arguments(cell: Cell, threads: int) -> list[str]:
-    """What `main` takes to train a cell."""
-    from vae.config import plain
-
+    """The arguments with which `main` trains a cell."""
     return [json.dumps(plain(cell.settings)), str(cell.path), str(threads)]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure a cell, from its last checkpoint on if it has one."""
+    """Train a cell, from its last checkpoint if it has one, and evaluate it on the test split."""
     import torch
 
-    from vae.commands.base import open_on_device
-    from vae.commands.evaluate import keep
-    from vae.commands.train import measure, test_curve
+    from vae.commands.base import load_on_device
+    from vae.commands.evaluate import evaluate_test_split, write_evaluation
+    from vae.commands.train import test_curve
     from vae.training import read_settings
     from vae.training.run import train
 
-    raw, raw_path, threads = argv or sys.argv[1:]
+    settings, path, threads = argv or sys.argv[1:]
     torch.set_num_threads(int(threads))
-    settings = read_settings(json.loads(raw))
-    run = train(settings, Path(raw_path), resume=True, verbose=False, observe=test_curve)
-    opened = open_on_device(raw_path, None)
-    keep(opened, measure(opened, run.data))
+    run = train(read_settings(json.loads(settings)), Path(path), resume=True, verbose=False, observe=test_curve)
+    loaded = load_on_device(path, None)
+    write_evaluation(loaded, evaluate_test_split(loaded, run.data))
 
 
 def _end_with_parent() -> None:
-    """Stop as SIGTERM does, with the state saved, once the process that holds the other end of stdin is gone."""
+    """Send SIGTERM to this process, which saves its state, once the parent at the other end of stdin is gone."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""compare_estimators.py: bias, variance and signal-to-noise ratio of the gradient estimators, beside theory."""
+"""compare_estimators.py: bias, variance and signal-to-noise ratio of gradient estimators, compared with theory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.commands.base import Parser, command, natural, positive
+from vae.commands.base import Parser, command, natural, positive, whole_number
 from vae.errors import UsageError
+from vae.files import write_atomically
+from vae.text import markdown_table, plus_minus
 
 if TYPE_CHECKING:
     from vae.data import Data
     from vae.models import VAE
 
 THETAS, NUM_SAMPLES, BATCH_SIZES = (0.0, 0.5, 1.0, 1.5, 2.0), (1, 2, 4, 8, 16), (1, 4, 16, 64)
-KNOWN_SAMPLES, KNOWN_THETA = 4, 1.0  # while the other varies
+KNOWN_SAMPLES, KNOWN_THETA = 4, 1.0  # each is fixed while the other varies
 IMPORTANCE_SAMPLES = (16, 64, 256, 1024)
 SAMPLES_OF = {
     **dict.fromkeys(("score_function", "score_function, running", "sgvb_a", "sgvb_b", "stl"), 1),
@@ -27,33 +29,29 @@ SAMPLES_OF = {
 def _parser() -> Parser:
     parser = Parser(
         "compare_estimators",
-        "Measure bias and variance of the estimators of a gradient: of E[x^2] and of a linear-Gaussian model beside\n"
-        "their exact values, and of a VAE that is trained for it. Write a table (Markdown, JSON) and a figure.",
+        "Measure the bias and variance of gradient estimators: for E[x^2] and a linear-Gaussian model, whose exact\n"
+        "values are known, and for a VAE, which is trained first. Write tables (Markdown, JSON) and a figure.",
         "--config configs/digits_d2.yaml --out comparison",
     )
-    parser.add_argument("--config", default="configs/digits_d2.yaml", metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the table and the figure go")
-    parser.add_argument("--epochs", type=positive, default=10, help="of training the VAE before (default: 10)")
+    parser.add_argument(
+        "--config", default="configs/digits_d2.yaml", metavar="FILE", help="of the VAE (default: %(default)s)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tables and the figure")
+    parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="of the VAE's training (default: 10)")
     parser.add_argument(
         "--samples",
-        type=_many,
+        type=whole_number(1000, 31),
         default=20_000,
         metavar="N",
-        help="gradients of each estimator (default: 20000); a fifth of it in the linear-Gaussian model, a hundredth "
-        "of the VAE",
+        help="gradients per estimator (default: 20000); a fifth of these for the linear-Gaussian model, a hundredth "
+        "for the VAE",
     )
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="M", help="data in the VAE's minibatch")
+    parser.add_argument(
+        "--batch-size", type=positive, default=16, metavar="M", help="of the VAE's minibatch (default: 16)"
+    )
     parser.add_argument("--seed", type=natural, default=0, help="of weights, noise and minibatches (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, alone")
+    parser.add_argument("--json", action="store_true", help="print only one JSON object")
     return parser
-
-
-def _many(text: str) -> int:
-    import argparse
-
-    if not text.isdigit() or int(text) < 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1000")
-    return int(text)
 
 
 @command
@@ -86,7 +84,7 @@ def _compare(args: Any) -> dict[str, list[dict[str, Any]]]:
         for K in _progress(IMPORTANCE_SAMPLES, "linear-Gaussian model")
         for row in compare_signal_to_noise(K, n // 5, seed)
     ]
-    split = data.evaluation_split("train")  # in which dynamic pixels stand still
+    split = data.evaluation_split("train")  # whose dynamic pixels are drawn once
     size = min(args.batch_size, len(split))
     noise = compare_against_samples(model, split, NUM_SAMPLES, size, n // 100, seed)
     sizes = [M for M in BATCH_SIZES if len(split) >= M]
@@ -125,7 +123,6 @@ def _about(args: Any) -> dict[str, Any]:
 
 def _write(out: Path, args: Any, tables: dict[str, list[dict[str, Any]]]) -> list[Path]:
     from vae.figures import estimators, save
-    from vae.files import write_atomically
 
     made = estimators(
         tables["known"],
@@ -153,7 +150,7 @@ HEADINGS = {
     "to the length of the gradient (of the ELBO; of L_K for iwae, dreg, stl)",
     "vae_minibatches": "The VAE, over noise and minibatches",
     "signal_to_noise": "A linear-Gaussian model: |exact mean| / deviation of the gradient of L_K",
-    "slopes": "Slopes of the signal-to-noise ratio in K, and the limits that theory gives",
+    "slopes": "Slopes of the signal-to-noise ratio in K, and their limits in theory",
 }
 
 
@@ -162,15 +159,13 @@ def _markdown(about: dict[str, Any], tables: dict[str, list[dict[str, Any]]]) ->
     lines = ["# Estimators of gradients", "", ", ".join(f"{key} {value}" for key, value in about.items()), ""]
     for key, rows in tables.items():
         columns = [c for c in rows[0] if not c.endswith("_stderr") and any(row[c] is not None for row in rows)]
-        lines += [f"## {HEADINGS[key]}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-        lines += [f"| {' | '.join(_cell(row, column) for column in columns)} |" for row in rows]
-        lines.append("")
+        cells = [[_cell(row, column) for column in columns] for row in rows]
+        lines += [f"## {HEADINGS[key]}", "", markdown_table(columns, cells)]
     return "\n".join(lines)
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
     value = row[column]
-    if value is None:
-        return ""
-    text = f"{value:.5g}" if isinstance(value, float) else str(value)
-    return f"{text} ± {row[f'{column}_stderr']:.2g}" if f"{column}_stderr" in row else text
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return plus_minus(value, row.get(f"{column}_stderr"), ".5g", ".2g")

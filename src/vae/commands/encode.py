@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from vae.commands.base import (
     Parser,
     add_checkpoint,
+    add_limit,
     add_runs,
     add_split,
-    chosen_split,
     command,
-    open_with_data,
+    load_with_data,
     write_npz,
 )
 
@@ -21,22 +21,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encode a split."""
     parser = Parser(
         "encode",
-        "Write the codes of a split: z (N, J), y (N,) labels where there are any, index (N,) places in the file.",
+        "Write the codes of a split: z (N, J), y (N,) labels if there are any, index (N,) places in the data file.",
         "runs/digits_d2 --out codes.npz",
     )
     add_runs(parser)
     add_checkpoint(parser)
     add_split(parser)
+    add_limit(parser)
     parser.add_argument("--out", required=True, metavar="FILE.npz", help="the file to write")
-    parser.add_argument("--sample", action="store_true", help="one sample of each posterior instead of its mean")
+    parser.add_argument("--sample", action="store_true", help="a sample from each posterior instead of its mean")
     args = parser.parse_args(argv)
 
     from vae.evaluation import posterior_codes
 
-    opened, data = open_with_data(args.run, args.checkpoint)
-    split = chosen_split(data, args.split, args.limit)
-    z = posterior_codes(opened.model, split, name=args.split, sampled=args.sample).numpy()
+    run, data = load_with_data(args.run, args.checkpoint)
+    split = data.evaluation_split(args.split, args.limit)
+    z = posterior_codes(run.model, split, name=args.split, sampled=args.sample).numpy()
     arrays = {"z": z, "index": split.index.numpy(), **({} if split.y is None else {"y": split.y.numpy()})}
     write_npz(args.out, arrays)
     kind = "posterior samples" if args.sample else "posterior means"
-    print(f"{args.out}: {kind} of the {len(split)} data of {args.split}, z {z.shape}, checkpoint {opened.checkpoint}")
+    print(f"{args.out}: {kind} of the {len(split)} {args.split} data, z {z.shape}, checkpoint {run.checkpoint}")

@@ -1,4 +1,4 @@
-"""What a sweep has come to: means over the seeds with their standard errors, as a table for people and for programs."""
+"""The results of a sweep: means over the seeds with their standard errors, as tables in Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vae.commands.grid import SEED, short_names, value_text
 from vae.errors import UsageError
+from vae.files import write_atomically
+from vae.text import NO_DENSITY, NOT_A_DENSITY, markdown_table, plus_minus
 
 if TYPE_CHECKING:
     from vae.commands.grid import Cell
@@ -18,10 +20,10 @@ Record = Mapping[str, Any]
 COLUMNS = {"elbo": "test ELBO", "log_p_x_given_z": r"log p(x\|z)", "kl": "KL", "train_elbo": "train ELBO"}
 
 
-def summary(
+def summarise(
     config: str, grid: Mapping[str, Any], cells: Sequence[tuple[Cell, Record | None]], failures: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Everything that sweep.json holds: a row for each combination of the keys that are not the seed."""
+    """The content of sweep.json: a row for each combination of the values, with means over the seeds."""
     points: dict[str, list[tuple[Cell, Record | None]]] = {}
     for cell, record in cells:
         points.setdefault(json.dumps(cell.point, sort_keys=True), []).append((cell, record))
@@ -36,7 +38,7 @@ def summary(
     return {
         "config": config,
         "grid": grid,
-        "unit": "nats a datum",
+        "unit": "nats per datum",
         "runs": len(cells),
         "rows": rows,
         "failed": dict(failures),
@@ -46,31 +48,32 @@ def summary(
 def _row(cells: Sequence[tuple[Cell, Record | None]]) -> dict[str, Any]:
     """The means over the seeds of one combination.
 
-    The standard error is over the seeds where two or more of them have finished; that of a single one is over the test
-    data (and the mean over an epoch of training has none).
+    The standard errors are over the seeds if at least two have finished. Those of a single seed are over the test data,
+    and the training ELBO, a mean over an epoch, has none.
     """
     done = [(cell, {**record, "train_elbo": _train_elbo(cell, record)}) for cell, record in cells if record is not None]
     row: dict[str, Any] = {**cells[0][0].point, "runs": [cell.name for cell, _ in done]}
     row["seeds"] = [cell.settings.train.seed for cell, _ in done]
     for column in COLUMNS:
-        row[column] = over_seeds([record[column] for _, record in done]) if done else None
+        row[column] = mean_over_seeds([record[column] for _, record in done]) if done else None
     row["stderr_over"] = None if not done else "seeds" if len(done) > 1 else "data"
     row["density"] = done[0][1]["density"] if done else None
     row["failed"] = [cell.name for cell, record in cells if record is None]
     return row
 
 
-def over_seeds(values: Sequence[Record]) -> dict[str, Any]:
-    """The mean of several runs' means, and its standard error: over the runs, of a single one its own."""
+def mean_over_seeds(values: Sequence[Record]) -> dict[str, Any]:
+    """The mean of the runs' means, and its standard error over the runs; that of a single run is its own."""
     means = [value["mean"] for value in values]
     stderr = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else values[0]["stderr"]
     return {"mean": statistics.fmean(means), "stderr": stderr}
 
 
 def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:
-    """The mean of value - other over the seeds of both, its standard error and Student's 95 % interval.
+    """The mean of value - other over the seeds that both have, its standard error and Student's 95 % interval.
 
-    Runs of one seed share weights, order and noise as far as their settings let them. None for fewer than two seeds.
+    Runs with the same seed share initial weights, order and noise as far as their settings allow. None if they share
+    fewer than two seeds.
     """
     from scipy.special import stdtrit
 
@@ -84,7 +87,7 @@ def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) 
 
 
 def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
-    """The mean over the epoch of training that ended at the step which was evaluated, else over the last."""
+    """The mean over the training epoch that ended at the evaluated step, else over the last epoch."""
     from vae.training.run_directory import history
 
     lines = [line for line in history(cell.path) if line["split"] == "train"]
@@ -95,10 +98,9 @@ def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- files
 
 
-def write(out: Path, record: dict[str, Any]) -> tuple[list[Path], str]:
-    """Write table and figure into the directory of a sweep: the files, and the table as Markdown."""
+def write_results(out: Path, record: dict[str, Any]) -> tuple[list[Path], str]:
+    """Write tables and figure into the directory of a sweep; return the files, and the table in Markdown."""
     from vae.figures import save, sweep
-    from vae.files import write_atomically
 
     markdown = _markdown(record)
     contents = {"sweep.md": markdown, "sweep.json": json.dumps(record, indent=1, allow_nan=False) + "\n"}
@@ -115,7 +117,7 @@ def write(out: Path, record: dict[str, Any]) -> tuple[list[Path], str]:
 
 
 def _curves(out: Path, record: Record) -> list[tuple[dict[str, str], list[list[dict[str, Any]]]]]:
-    """The metrics of the finished runs of each row, under the row's values."""
+    """The values of each row, and the metrics of its finished runs."""
     from vae.training.run_directory import history
 
     short = short_names(record["grid"])
@@ -128,55 +130,43 @@ def _curves(out: Path, record: Record) -> list[tuple[dict[str, str], list[list[d
 
 
 def _note(record: Record) -> str:
-    """What is said of values that are no densities."""
-    none, some = (of(row["density"] is False for row in record["rows"]) for of in (all, any))
-    return "grey cross-entropy, no density" if none else "some are grey cross-entropy, no density" if some else ""
+    """A note in the figure's title, if some values are not densities."""
+    grey = [row["density"] is False for row in record["rows"]]
+    return NO_DENSITY if all(grey) else f"some are {NO_DENSITY}" if any(grey) else ""
 
 
 def _markdown(record: Record) -> str:
-    """The table for people, which reads well unrendered too."""
-    short = short_names(record["grid"])
-    keys = [key for key in record["grid"] if key != SEED]
-    rows = record["rows"]
-    head = [short[key] for key in keys] + list(COLUMNS.values()) + ["seeds", "± over"]
-    body = [[value_text(row[key]) for key in keys] + [_cell(row[c]) for c in COLUMNS] for row in rows]
-    for row, line in zip(rows, body, strict=True):
-        line += [str(len(row["seeds"])), row["stderr_over"] or "-"]
+    """The content of sweep.md."""
+    short, rows = short_names(record["grid"]), record["rows"]
     differ = any(row["difference"] for row in rows)
+    grey = any(row["density"] is False for row in rows)
+    columns = {short[key]: [value_text(row[key]) for row in rows] for key in record["grid"] if key != SEED}
+    columns |= {head: [_cell(row[key]) for row in rows] for key, head in COLUMNS.items()}
+    columns |= {
+        "seeds": [str(len(row["seeds"])) for row in rows],
+        "± over": [row["stderr_over"] or "-" for row in rows],
+    }
     if differ:
-        head.append("minus the first")
-        body = [[*line, _difference_cell(row["difference"])] for row, line in zip(rows, body, strict=True)]
-    if any(row["density"] is False for row in rows):
-        head.append("density")
-        body = [
-            [*line, {True: "yes", False: "no", None: "-"}[row["density"]]] for row, line in zip(rows, body, strict=True)
-        ]
+        columns["minus the first"] = [_difference_cell(row["difference"]) for row in rows]
+    if grey:
+        columns["density"] = [{True: "yes", False: "no", None: "-"}[row["density"]] for row in rows]
     if record["failed"]:
-        head.append("failed")
-        body = [[*line, str(len(row["failed"]))] for row, line in zip(rows, body, strict=True)]
+        columns["failed"] = [str(len(row["failed"])) for row in rows]
     text = f"# {Path(record['config']).stem}: {record['runs']} runs\n\n"
-    text += "Nats a datum, ± standard error: over the seeds, or over the test data of a single run.\n\n"
-    text += _aligned([head, ["---"] * len(head), *body])
+    text += "Nats per datum, ± standard error: over the seeds, or over the test data if there is a single seed.\n\n"
+    text += markdown_table(list(columns), list(zip(*columns.values(), strict=True)))
     if differ:
-        text += "\nMinus the first: test ELBO less the first row's, over the seeds of both, with the 95 % interval.\n"
-    if any(row["density"] is False for row in rows):
-        text += "\nGrey cross-entropy is no density of x: compare these values with one another only.\n"
+        text += "\nMinus the first: the difference of the test ELBO, over the seeds of both, with its 95 % interval.\n"
+    if grey:
+        text += f"\n{NOT_A_DENSITY[0].upper()}{NOT_A_DENSITY[1:]}.\n"
     for name, reason in record["failed"].items():
         text += f"\nFailed: {name}: {reason}\n"
     return text
 
 
 def _cell(value: Record | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value['mean']:.2f}" + (f" ± {value['stderr']:.2f}" if value["stderr"] is not None else "")
+    return "-" if value is None else plus_minus(value["mean"], value["stderr"])
 
 
 def _difference_cell(value: Record | None) -> str:
     return "-" if value is None else "{:.2f} [{:.2f}, {:.2f}]".format(value["mean"], *value["interval"])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = (" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(f"| {line} |\n" for line in lines)

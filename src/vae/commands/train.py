@@ -1,4 +1,4 @@
-"""train.py: from a YAML file to a trained, measured and pictured model."""
+"""train.py: train a model from a YAML config, evaluate it, and draw its figures."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from vae.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from vae.data import Data
     from vae.models import VAE
-    from vae.training.loading import LoadedRun
 
 
 def _parser() -> Parser:
     parser = Parser(
         "train",
-        "Train a variational auto-encoder as a YAML config says, evaluate it on the test split, and draw its figures.\n"
-        "One of --config, --resume and --list is needed.",
+        "Train a variational auto-encoder from a YAML config, evaluate it on the test split, and draw its figures.\n"
+        "Give one of --config, --resume and --list.",
         "--config configs/digits_d2.yaml --set model.latent_dim=10 train.epochs=50 --out runs/digits_d10",
     )
-    parser.add_argument("--config", metavar="FILE", help="a YAML config; configs/ holds one an experiment")
+    parser.add_argument("--config", metavar="FILE", help="a YAML config, such as those in configs/")
     add_set(parser)
-    parser.add_argument("--out", metavar="RUN", help="the run directory (default: runs/<name of the config>)")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run, to the same bits as one never stopped")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that the directory holds")
-    parser.add_argument("--list", action="store_true", help="show every part with its options and defaults")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the parameter count only")
+    parser.add_argument("--out", metavar="RUN", help="the run directory (default: runs/NAME of the config file)")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="continue a run; the result is the same, bit for bit, as without a stop"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in the directory, if there is one")
+    parser.add_argument(
+        "--list", action="store_true", help="list every setting and every part, with options and defaults"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print the resolved config and the parameter count")
     return parser
 
 
@@ -41,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(chosen) != 1:
         raise UsageError("train.py: give one of --config FILE, --resume RUN, --list; see train.py --help")
     if args.resume and (args.out or args.overwrite):
-        raise UsageError("train.py: --resume goes on in its own directory; it takes no --out and no --overwrite")
+        raise UsageError(
+            "train.py: --resume continues a run in its own directory; it takes no --out and no --overwrite"
+        )
     if args.list:
-        from vae.commands.parts import listing
+        from vae.commands.list import listing
 
         print(listing())
     elif args.dry_run:
@@ -78,17 +83,10 @@ def _dry_run(args: Any) -> None:
 
 
 def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:
-    """The ELBO of the test split, for the metrics."""
+    """A line of metrics with the ELBO on the test split."""
     from vae.evaluation import evaluation_line
 
     return [evaluation_line(model, data, "test")]
-
-
-def measure(opened: LoadedRun, data: Data) -> dict[str, Any]:
-    """What a trained run's evaluations/test.json holds: its ELBO and terms on the whole test split."""
-    from vae.commands.evaluate import evaluate_split
-
-    return evaluate_split(opened, data.evaluation_split("test"), "test")[0]
 
 
 def _train(args: Any) -> None:
@@ -100,35 +98,35 @@ def _train(args: Any) -> None:
     try:
         run = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)
     except Interrupted as stop:
-        how = f"; go on with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
+        how = f"; continue with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
         raise Interrupted(f"{stop}{how}", stop.status) from None
     if args.resume and run.steps == 0:
         longer = "samples" if settings.train.samples else "epochs"
-        how = f"--set train.{longer}=N with a larger N goes on with it"
+        how = f"to train it longer, add --set train.{longer}=N with a larger N"
         if run.stopped_early:
-            how = "validation had stopped improving (train.patience)"
+            how = "validation stopped improving (train.patience)"
         print(f"{path}: this run is finished; {how}", file=sys.stderr)
     if ranks.first:
-        _measure_and_draw(path, run.data, anew=run.steps > 0)
+        _evaluate_and_draw(path, run.data, trained=run.steps > 0)
 
 
-def _measure_and_draw(path: Path, data: Data, anew: bool) -> None:
-    """Evaluate the run and draw what suits it; where that is done for this very checkpoint, only what is missing.
+def _evaluate_and_draw(path: Path, data: Data, trained: bool) -> None:
+    """Evaluate the run and draw its figures; if this was done for this checkpoint, draw only those that are missing.
 
-    evaluations/test.json comes last, so that one of this step says that all before it was done.
+    evaluations/test.json is written last: if it has the step of the checkpoint, everything before it was done.
     """
-    from vae.commands.base import open_on_device
-    from vae.commands.evaluate import keep, kept, table
-    from vae.commands.plot import suitable
+    from vae.commands.base import load_on_device
+    from vae.commands.evaluate import evaluate_test_split, evaluation_table, read_evaluation, write_evaluation
+    from vae.commands.plot import suitable_figures
 
-    opened = open_on_device(str(path), None)
-    record, before = None, kept(path)
-    if anew or before is None or before["step"] != opened.step:
-        record = measure(opened, data)
-        print(table(record))
-    for name, draw in suitable(opened, data).items():
+    loaded = load_on_device(path, None)
+    record, before = None, read_evaluation(path)
+    if trained or before is None or before["step"] != loaded.step:
+        record = evaluate_test_split(loaded, data)
+        print(evaluation_table(record))
+    for name, draw in suitable_figures(loaded, data).items():
         if record is not None or not (path / "figures" / f"{name}.pdf").exists():
             for file in draw():
                 print(file)
     if record is not None:
-        keep(opened, record)
+        write_evaluation(loaded, record)

@@ -1,21 +1,22 @@
-"""Data sets as resident tensors.
+"""Data sets as tensors in memory.
 
-`sets`: what they are; `files`: how they are read; `pixels`: what a pixel means; `batches`: in which order they come.
+`datasets` is the table of them, `files` reads them, `splits` and `pixels` prepare them, and `batches` orders them.
 """
 
 from vae.data.batches import Loader, Resident
+from vae.data.datasets import DATASETS
 from vae.data.pixels import PIXELS
-from vae.data.sets import DATASETS, GREY_LEVELS, IMAGE_SHAPES, Data, Split, kind_of, load_data, read_user_split
+from vae.data.splits import Data, DataSettings, Split, data_root, kind_of, load_data, read_user_split
 
 __all__ = [
     "DATASETS",
-    "GREY_LEVELS",
-    "IMAGE_SHAPES",
     "PIXELS",
     "Data",
+    "DataSettings",
     "Loader",
     "Resident",
     "Split",
+    "data_root",
     "kind_of",
     "load_data",
     "read_user_split",

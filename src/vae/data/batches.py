@@ -1,4 +1,4 @@
-"""The order of the data: a pure function of seed and epoch. Minibatches come from a resident tensor or a DataLoader."""
+"""Minibatches, from a tensor in memory, in an order given by seed and epoch, or from a DataLoader."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae.data.pixels import draw, expand
-from vae.data.sets import Split
+from vae.data.splits import Split
 from vae.distributions import support_of
 from vae.errors import UsageError
 from vae.randomness import Streams, permutation
@@ -17,8 +17,8 @@ from vae.randomness import Streams, permutation
 class Resident:
     """A split as one tensor on the device, gathered by a new permutation of all N each epoch.
 
-    Nothing is done image by image, and minibatch b of epoch e is known without those before it, so a run resumes in
-    the middle of an epoch.
+    Nothing is done image by image, and any minibatch of any epoch can be made without those before it, so a run can
+    resume in the middle of an epoch.
     """
 
     exact_within_epochs = True
@@ -41,7 +41,7 @@ class Resident:
         return permutation(self.seed, epoch, self.num_data).to(self.x.device)
 
     def minibatch(self, rows: Tensor, streams: Streams) -> Tensor:  # (M,) -> (M, *shape)
-        """The data of these rows as they are stored; binary pixels drawn anew where they are dynamic."""
+        """The data of these rows as stored; if they are dynamic, as binary pixels drawn anew."""
         stored = self.x.index_select(0, rows)
         return draw(expand(stored, self.scale, self.dtype), streams.pixels) if self.dynamic else stored
 
@@ -50,7 +50,7 @@ class Resident:
         return next(self.epoch(0, 0, streams))
 
     def expand(self, stored: Tensor) -> Tensor:
-        """A minibatch as images of the dtype; done within the step, so that a compiled one reads bytes."""
+        """A minibatch as images of the dtype; done within the step, so that a compiled step reads bytes."""
         return stored if self.dynamic else expand(stored, self.scale, self.dtype)
 
     def state(self) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class Resident:
 class Loader:
     """Any `torch.utils.data.DataLoader` of images (floats, on [0, 1] if they are grey), or of (images, ...) tuples.
 
-    The loader decides the order, so a run resumes only at the ends of epochs, bit for bit if it has a generator.
+    The loader decides the order, so a run resumes only at the end of an epoch, bit for bit if it has a generator.
     """
 
     exact_within_epochs = False
@@ -77,16 +77,16 @@ class Loader:
         try:
             self.num_batches, self.num_data = len(loader), len(loader.dataset)
         except (TypeError, AttributeError):
-            raise UsageError("the DataLoader must know its length, and that of its data set") from None
+            raise UsageError("the DataLoader and its data set must have a length") from None
         if self.num_batches == 0:
-            raise UsageError("the DataLoader gives no minibatch: fewer data than one, and drop_last")
-        self.batch_size = size = loader.batch_size  # None where a batch sampler decides
+            raise UsageError("the DataLoader gives no minibatches: too few data for one, with drop_last")
+        self.batch_size = size = loader.batch_size  # None if a batch sampler decides
         self.smallest_batch = 2 if size is None else self.num_data % size or size
         if loader.drop_last and size is not None:
             self.num_data, self.smallest_batch = self.num_batches * size, size
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
-        """The minibatches of an epoch, as images (M, *shape). UsageError where shape or values do not fit."""
+        """The minibatches of an epoch, as images (M, *shape). UsageError if shape or values do not fit."""
         support = support_of(self.support)
         for batch in self.loader:
             images = batch[0] if isinstance(batch, list | tuple) else batch
@@ -103,11 +103,11 @@ class Loader:
             yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
 
     def example(self, streams: Streams) -> Tensor:
-        """A stand-in for a minibatch, on [0, 1]: to ask the loader for one would change the order that it gives."""
+        """A stand-in for a minibatch, on [0, 1]: taking one from the loader would change its order."""
         return streams.draw("uniform", (self.batch_size, *self.shape), self.dtype)
 
     def expand(self, stored: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The minibatch itself: a loader gives images."""
         return stored
 
     def state(self) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
-"""Readers of data files. Each checks what it reads; a DataError says what is wrong, where, and how to mend it."""
+"""Readers of data files. Each checks what it reads, and raises a DataError with the place, the fault and the remedy."""
 
 import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,77 +18,71 @@ from vae.errors import DataError
 
 Array = NDArray[Any]
 
-# torchvision checks what it downloads, and reads the unpacked files without a look; so their sums stand here.
-RAW_SHA256 = {
-    "MNIST": {
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A data set of torchvision: its name there, and its files below the root."""
+
+    name: str
+    # What is read, with the SHA-256 of files that torchvision does not check: those that it unpacked earlier.
+    files: Mapping[str, str | None]
+    archives: tuple[str, ...]  # what is downloaded, as patterns
+
+
+MNIST = Torchvision(
+    "MNIST",
+    {
+        "MNIST/raw/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "MNIST/raw/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "MNIST/raw/t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "MNIST/raw/t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     },
-    "FashionMNIST": {
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ("MNIST/raw/*.gz",),
+)
+FASHION_MNIST = Torchvision(
+    "FashionMNIST",
+    {
+        "FashionMNIST/raw/train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "FashionMNIST/raw/train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "FashionMNIST/raw/t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "FashionMNIST/raw/t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
-}
+    ("FashionMNIST/raw/*.gz",),
+)
+CIFAR10 = Torchvision("CIFAR10", {"cifar-10-batches-py": None}, ("cifar-10-python.tar.gz",))
+_MATS = ("train_32x32.mat", "test_32x32.mat")
+SVHN = Torchvision("SVHN", dict.fromkeys(_MATS), _MATS)
 FREY_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the array (1965, 28, 20) uint8
 
 
 def torchvision_datasets() -> ModuleType:
-    """torchvision's data sets; imported here alone, and only when one is asked for."""
+    """torchvision's data sets; imported only here, and only when one is needed."""
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"torchvision cannot be imported ({reason}); install the torchvision build that matches torch, or use one "
-            "of the data sets that do without it: digits, frey_face, npz, folder"
+            "of the data sets that do not need it: digits, frey_face, npz, folder"
         ) from None
     return datasets
 
 
-def read_torchvision(name: str, root: Path) -> list[tuple[Array, Array]]:
-    """[(images, labels) of the training split, of the test split] of MNIST, FashionMNIST, CIFAR10 or SVHN.
+def read_torchvision(source: Torchvision, root: Path) -> list[tuple[Array, Array]]:
+    """[(images, labels) of the training split, of the test split], as torchvision has them.
 
-    What is missing is downloaded into a folder of its own, checked, and only then moved to its place, so that a
-    download that breaks off leaves nothing that looks whole.
+    Missing files are downloaded into a temporary folder, checked, and only then moved into place, so that an
+    interrupted download leaves nothing that looks complete.
     """
-    dataset = getattr(torchvision_datasets(), name)
-    if not _present(name, root):
-        _download(dataset, name, root)
-    _check_raw(name, root)
+    dataset = getattr(torchvision_datasets(), source.name)
+    if not all((root / file).exists() for file in source.files):
+        _download(dataset, source, root)
+    _check_raw(source, root)
     try:
         splits = [_open(dataset, root, train) for train in (True, False)]
     except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise DataError(f"{root}: the files of {name} cannot be read ({error}); {_mend(name, root)}") from None
-    return [(np.asarray(s.data), np.asarray(s.labels if name == "SVHN" else s.targets)) for s in splits]
-
-
-# Where torchvision looks below the root, and what of it belongs to a data set.
-_PLACES = {
-    "MNIST": ("MNIST",),
-    "FashionMNIST": ("FashionMNIST",),
-    "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
-}
-
-
-_ARCHIVES = {
-    "MNIST": "MNIST/raw/*.gz",
-    "FashionMNIST": "FashionMNIST/raw/*.gz",
-    "CIFAR10": "cifar-10-python.tar.gz",
-    "SVHN": "*_32x32.mat",
-}
-
-
-def _present(name: str, root: Path) -> bool:
-    if name in RAW_SHA256:
-        return all((root / name / "raw" / file).exists() for file in RAW_SHA256[name])
-    if name == "SVHN":
-        return all((root / file).exists() for file in _PLACES[name])
-    return (root / _PLACES[name][0]).is_dir()
+        raise DataError(f"{root}: the files of {source.name} cannot be read ({error}); {_mend(source, root)}") from None
+    return [(np.asarray(s.data), np.asarray(s.labels if source is SVHN else s.targets)) for s in splits]
 
 
 def _open(dataset: Any, root: Path, train: bool, download: bool = False) -> Any:
@@ -95,18 +91,18 @@ def _open(dataset: Any, root: Path, train: bool, download: bool = False) -> Any:
     return dataset(root, train=train, download=download)
 
 
-def _download(dataset: Any, name: str, root: Path) -> None:
+def _download(dataset: Any, source: Torchvision, root: Path) -> None:
     made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
             scratch = Path(folder)
-            for archive in root.glob(_ARCHIVES.get(name, "nothing")):  # what is there already need not come again
+            for archive in (path for pattern in source.archives for path in root.glob(pattern)):  # downloaded already
                 (scratch / archive.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(archive, scratch / archive.relative_to(root))
             for train in (True, False):
                 _open(dataset, scratch, train, download=True)
-            _check_raw(name, scratch)
+            _check_raw(source, scratch)
             for file in [p for p in scratch.rglob("*") if p.is_file()]:
                 target = root / file.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,24 +113,24 @@ def _download(dataset: Any, name: str, root: Path) -> None:
                 root.rmdir()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{root}: {name} is not there and could not be downloaded ({reason}); put its files there, or point "
+            f"{root}: {source.name} is not there and could not be downloaded ({reason}); put its files there, or point "
             "data.root or VAE_DATA at the folder that has them, or use data.name=digits, which needs no file"
         ) from None
 
 
-def _check_raw(name: str, root: Path) -> None:
-    for file, sha256 in RAW_SHA256.get(name, {}).items():
-        path = root / name / "raw" / file
+def _check_raw(source: Torchvision, root: Path) -> None:
+    for path, sha256 in ((root / file, sha256) for file, sha256 in source.files.items() if sha256 is not None):
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}; {_mend(name, root)}") from None
+            raise DataError(f"{path}: cannot be read: {error.strerror}; {_mend(source, root)}") from None
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise DataError(f"{path}: the file is truncated or altered (its SHA-256 is wrong); {_mend(name, root)}")
+            raise DataError(f"{path}: the file is truncated or altered (its SHA-256 is wrong); {_mend(source, root)}")
 
 
-def _mend(name: str, root: Path) -> str:
-    return f"delete {' and '.join(str(root / place) for place in _PLACES[name])} to have it fetched again"
+def _mend(source: Torchvision, root: Path) -> str:
+    places = dict.fromkeys(root / Path(file).parts[0] for file in (*source.files, *source.archives))
+    return f"delete {' and '.join(map(str, places))} to download it again"
 
 
 def read_frey(root: Path) -> Array:
@@ -146,7 +142,7 @@ def read_frey(root: Path) -> Array:
     if not path.exists():
         raise DataError(f"{path}: no such file; {source}; put it there, or point data.root or VAE_DATA elsewhere")
     try:
-        faces = loadmat(path)["ff"].T.reshape(-1, 28, 20)  # ff is (560, 1965): one column a frame
+        faces = loadmat(path)["ff"].T.reshape(-1, 28, 20)  # ff is (560, 1965): one column per frame
     except Exception as error:
         raise DataError(f"{path}: cannot be read as a MATLAB file with an array ff ({error}); {source}") from None
     if hashlib.sha256(np.ascontiguousarray(faces).tobytes()).hexdigest() != FREY_SHA256:
@@ -159,7 +155,7 @@ def read_npz(path: Path) -> dict[str, Array]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: this is one array; save it with numpy.savez(path, x=array)")
+            raise DataError(f"{path}: this is a single array; save it with numpy.savez(path, x=array)")
         with archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
@@ -167,15 +163,14 @@ def read_npz(path: Path) -> dict[str, Array]:
     except DataError:
         raise
     except Exception as error:
-        reason = (
-            "it is no archive, or holds pickled objects" if "pickle" in str(error) else str(error).partition("\n")[0]
-        )
+        pickled = "it is not an archive, or it holds pickled objects"
+        reason = pickled if "pickle" in str(error) else str(error).partition("\n")[0]
         raise DataError(
             f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez"
         ) from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise DataError(f"{path}: {name} is no array; write the file with numpy.savez")
+            raise DataError(f"{path}: {name} is not an array; write the file with numpy.savez")
     return arrays
 
 
@@ -190,16 +185,16 @@ def checked(x: Any, y: Any | None, place: str, largest: int = 255) -> tuple[Any,
     if x.dtype == np.uint8:
         if x.max() == 1:
             raise DataError(
-                f"{place}: bytes are divided by {largest}, and these are 0 and 1 only; save binary data as bool or "
+                f"{place}: bytes are divided by {largest}, but these are 0 and 1 only; save binary data as bool or "
                 "float32"
             )
         if x.max() > largest:
             raise DataError(
-                f"{place}: has bytes up to {x.max()}, and those that the model was trained on run from 0 to {largest}; "
+                f"{place}: has bytes up to {x.max()}, but those that the model was trained on go up to {largest}; "
                 "save grey levels on that scale, or as floats on [0, 1]"
             )
     elif x.dtype == bool or np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
             x = x.astype(np.float32)
         if not np.isfinite(x).all():
             bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
@@ -214,7 +209,7 @@ def checked(x: Any, y: Any | None, place: str, largest: int = 255) -> tuple[Any,
     else:
         raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats or counts")
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
-        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number a datum")
+        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number per datum")
     return (x[:, None] if x.ndim == 3 else x), None if y is None else y.astype(np.int64)
 
 
@@ -222,10 +217,10 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 
 def _eight_bits(image: Any) -> Any:
-    """A picture as grey levels (L) or RGB of 8 bits; ValueError where its pixels have no stated range."""
+    """A picture as grey levels (L) or RGB of 8 bits; ValueError if its pixels have no stated range."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)  # as a person sees it, not as the camera held it
+    image = ImageOps.exif_transpose(image)  # upright, however the camera was held
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no stated range; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):  # 65535 / 257 = 255

@@ -13,13 +13,13 @@ def _threshold(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
 
 
 def _static(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
-    """x ~ Bernoulli(intensity), drawn once: a datum's draw depends on (seed, its split's name, its index) alone."""
+    """x ~ Bernoulli(intensity), drawn once, by the seed, the split's name and the index of the datum alone."""
     return datum_noise("uniform", seed, f"pixels/{name}", index, images.shape[1:]) < images.double()
 
 
-# How to binarize grey levels once, as a function (images on [0, 1], index, seed, name of the split). `grey` keeps
-# them as intensities and `levels` as discrete data, the same numbers of another kind; `dynamic` draws training pixels
-# anew at each step (`draw`) and evaluates on one static draw.
+# How to binarize grey levels once, as a function (images on [0, 1], index, seed, name of the split), or None. `grey`
+# keeps them as intensities and `levels` as discrete data: the same numbers, of another kind. `dynamic` draws training
+# pixels anew at each step (`draw`) and evaluates on one static draw.
 PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
     "grey": None,
     "threshold": _threshold,
@@ -30,7 +30,7 @@ PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
 
 
 def binarize(rule: str, x: Tensor, scale: float, index: Tensor, seed: int, name: str, chunk: int = 4096) -> Tensor:
-    """Binary pixels as uint8, in chunks so that memory stays that of the bytes."""
+    """Binary pixels as uint8, made in chunks to save memory."""
     binarizer = PIXELS[rule]
     assert binarizer is not None, "grey levels stay as they are"
     parts = [

@@ -46,7 +46,7 @@ def check_kind(head: nn.Module, kind: str, value_range: tuple[float, float], sou
     grey = kind in ("grey", "levels") and support == "binary"
     cure = ", or binarize them: data.pixels threshold, static or dynamic" if grey else ""
     raise ConfigError(
-        f"model.likelihood: {_name(head)} needs {support_of(str(head.support)).words}, and the data of {source} are "
+        f"model.likelihood: {_name(head)} needs {support_of(str(head.support)).words}, but the data of {source} are "
         f"{kind}{within}; likelihoods that fit: {', '.join(fitting)}{cure}"
     )
 
@@ -59,10 +59,10 @@ def check_levels(head: nn.Module, values: Tensor, source: str) -> None:
     values = values.unique()
     off = next(value.item() for value in values if not support(value))
     fitting = (k for k in range(2, 257) if support_of(f"levels_{k}")(values))
-    none = "they are on no grid of up to 256 levels, so use a likelihood for values on [0, 1]"
+    none = "no grid of up to 256 levels fits them; use a likelihood for values on [0, 1]"
     cure = next((f"model.likelihood.levels={k} fits them" for k in fitting), none)
     raise ConfigError(
-        f"model.likelihood: {_name(head)} of {head.levels} levels needs {support.words}, and the data of "
+        f"model.likelihood: {_name(head)} of {head.levels} levels needs {support.words}, but the data of "
         f"{source} contain {off:g}; {cure}"
     )
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
-from vae.data import GREY_LEVELS, IMAGE_SHAPES, load_data
+from vae.data import DATASETS, load_data
 from vae.errors import ConfigError
 from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
@@ -38,10 +38,10 @@ def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Itera
 
 def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
     """The settings with their likelihood, the shape of a datum, and the kind of its values."""
-    name, pixels = settings.data.name, settings.data.pixels
-    if name in IMAGE_SHAPES:
+    shape, pixels = DATASETS[settings.data.name].shape, settings.data.pixels
+    if shape is not None:
         kind = pixels if pixels in ("grey", "levels") else "binary"
-        return with_likelihood(settings, kind), IMAGE_SHAPES[name], kind
+        return with_likelihood(settings, kind), shape, kind
     data = load_data(settings.data)
     return with_likelihood(settings, data.kind), data.shape, data.kind
 
@@ -50,7 +50,7 @@ def with_likelihood(settings: Settings, kind: str) -> Settings:
     """The settings with the likelihood that suits data of a kind, if none was named."""
     if settings.model.likelihood is not None:
         return settings
-    likelihood = default_likelihood(kind, GREY_LEVELS.get(settings.data.name, 256))
+    likelihood = default_likelihood(kind, DATASETS[settings.data.name].grey_levels)
     return replace(settings, model=replace(settings.model, likelihood=likelihood))
 
 

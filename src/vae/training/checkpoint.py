@@ -1,8 +1,8 @@
 """A checkpoint is one safetensors file: tensors, and one JSON text under one metadata key. Opening it runs no code.
 
-The JSON holds a format number, all that is no tensor, and a SHA-256 over the names, types, shapes and bytes of the
-tensors and over the JSON itself, so that a flipped bit anywhere is found. There is no clock time in it: equal states
-give equal files.
+The JSON holds a format number, everything that is not a tensor, and a SHA-256 over the names, types, shapes and bytes
+of the tensors and over the JSON itself, so that a flipped bit anywhere is found. There is no clock time in it: equal
+states give equal files.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def _record(path: Path, header: bytes) -> tuple[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None
     if version != FORMAT:
-        raise CheckpointError(f"{path}: written in checkpoint format {version}, and this version reads format {FORMAT}")
+        raise CheckpointError(f"{path}: is of checkpoint format {version}, this version reads {FORMAT}; train it again")
     return sha256, text
 
 
@@ -145,7 +145,7 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], path: Path) -> None:
     """Give an optimizer its saved state; CheckpointError if it is that of another optimizer or model.
 
-    torch casts what it loads to the type of the parameters; what was float32 beside float64 parameters is put back.
+    torch casts what it loads to the type of the parameters; what was float32 is made float32 again.
     """
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *values["numbers"].items()]:

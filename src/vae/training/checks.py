@@ -16,7 +16,7 @@ from vae.training.settings import Settings
 
 
 def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
-    """ConfigError or UsageError if a model cannot be trained on data as the settings say.
+    """ConfigError or UsageError if a model cannot be trained on the data with these settings.
 
     The values of a DataLoader are looked at minibatch by minibatch, when it gives them.
     """

@@ -35,8 +35,8 @@ def choose(
 ) -> tuple[Gradient, str]:
     """The gradient of a form, and the form that it really has.
 
-    A compiled gradient is taken only if it agrees with the eager one on the first minibatch. Otherwise one line says
-    why, and the gradient is the eager one: what a machine cannot do, or does wrongly, costs a line and no result.
+    A compiled gradient is taken only if it agrees with the eager one on the first minibatch. Otherwise a warning gives
+    the reason and the gradient is eager: what a machine cannot run, or runs wrongly, costs a line and no result.
     """
     if stop.ranks.several:
         return data_parallel(algorithm, state, stop, train.seed), "parallel"

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,12 +33,12 @@ class Recorder:
     score: str
     report: Report
     evaluations: Sequence[Callable[[], list[Line]]]
-    _saved_at: float = field(default_factory=time.monotonic)
     _warned: bool = False
 
     def __post_init__(self) -> None:
         lines = self.folder.log.lines
-        self._started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+        self._saved_at = time.monotonic()
+        self._started = self._saved_at - (lines[-1]["seconds"] if lines else 0.0)
 
     def end_epoch(self, whole: bool) -> None:
         """Evaluate, log and save; `whole` is False if the plan ends within the epoch."""
@@ -48,8 +48,8 @@ class Recorder:
         if whole:
             progress.end_epoch()
         else:
-            # The checkpoint is of before the lines of this epoch, so that a run which goes on with a larger plan
-            # finishes the epoch and logs it once.
+            # The checkpoint is written before the lines of this epoch, so that a run which continues with a larger
+            # plan finishes the epoch and logs it once.
             self.save("last")
         lines = [self._line(epoch, {"split": "train", **means})]
         improved = False
@@ -61,7 +61,7 @@ class Recorder:
             self.folder.log.append(line)
         self.report.epoch(lines)
         self._warn_of_fall(lines[0])
-        if improved:  # before the last: a run killed between the two repeats the epoch and writes the same best again
+        if improved:  # before last: a run killed between the two repeats the epoch and writes the same best again
             self.save("best")
         ranks, exact = self.folder.ranks, self.run.batches.exact_within_epochs
         due = ranks.once(lambda: time.monotonic() - self._saved_at >= plan.checkpoint_seconds)
@@ -85,7 +85,7 @@ class Recorder:
         """Warn, once, if the ELBO is far below that of the first epoch; its meaning is the same across a warm-up."""
         now, then = line[self.score], self.folder.log.lines[0][self.score]
         far = FAR_BELOW * max(abs(then), math.prod(self.run.about["data_shape"]))
-        if not self._warned and now < then - far:
+        if not self._warned and self.folder.ranks.first and now < then - far:
             self._warned = True
             warnings.warn(
                 f"the mean ELBO fell from {then:.4g} nats per datum in epoch 1 to {now:.4g} in epoch {line['epoch']}; "

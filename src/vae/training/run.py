@@ -71,17 +71,17 @@ def fit(
     """Train a model on a data set (`load_data`) or any DataLoader of images on [0, 1]; the model is trained in place.
 
     Keywords are the settings of the `train` block: epochs=20, seed=0, batch_size=128, optimizer={"name": "adam",
-    "lr": 1e-3}, ... With `out`, the run is written there; `resume=True` goes on with what it holds (or starts it), and
+    "lr": 1e-3}, ... With `out`, the run is written there; `resume=True` continues what it holds (or starts it), and
     `overwrite=True` replaces it. The seed is that of the training; the weights are the model's as they come. The model
     ends as it was after the last step; `vae.load(out)` gives the best by validation, if there is one.
     """
     if resume and out is None:
-        raise UsageError("resume=True goes on with the run in `out`; give that directory")
+        raise UsageError("resume=True continues the run in `out`; give that directory")
     settings = _settings_of(model, data, objective, modifiers or {}, train)
     try:
         run = _run(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose)
     except Interrupted as stop:
-        how = "" if out is None else f"; go on with vae.fit(..., out={str(out)!r}, resume=True)"
+        how = "" if out is None else f"; continue with vae.fit(..., out={str(out)!r}, resume=True)"
         raise Interrupted(f"{stop}{how}", stop.status) from None
     if isinstance(data, Data) and Ranks.launched().first:
         split = data.evaluation_split("train", 1000)
@@ -209,7 +209,7 @@ def begin(settings: Settings, model: VAE, data: Data | Any, ranks: Ranks) -> tup
 
 
 def with_gradient(algorithm: AEVB, run: RunState, settings: Settings, plan: Plan, stop: Stop) -> AEVB:
-    """The algorithm with the gradient that the run has begun with, or that the rule chooses; `run.form` says which."""
+    """The algorithm with the gradient that the run has begun with, or that the rule chooses; `run.form` names it."""
     form = run.form
     if form is None:
         steps = plan.steps(run.batches.num_batches, run.batches.num_data)
@@ -219,7 +219,7 @@ def with_gradient(algorithm: AEVB, run: RunState, settings: Settings, plan: Plan
 
 
 def _resume(run: RunState, folder: RunDirectory, plan: Plan) -> int:
-    """Go on from the last checkpoint, if there is one, and give its step; else start from the beginning."""
+    """Continue from the last checkpoint, if there is one, and return its step; else start from the beginning."""
     found = folder.read_last()
     if found is not None:
         run.unpack(*found, folder.checkpoint("last"))

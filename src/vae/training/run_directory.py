@@ -58,7 +58,7 @@ class RunDirectory:
     def last_good(self) -> str:
         """Which checkpoint to go back to, in words."""
         if self.path is None or not self.checkpoint("last").exists():
-            return "there is no checkpoint from before"
+            return "there is no earlier checkpoint"
         return f"the last good checkpoint is {self.checkpoint('last')}"
 
     def describe(self, settings: Settings, data: str, device: torch.device, form: str) -> None:
@@ -121,12 +121,12 @@ def _check_free(path: Path, resume: bool, overwrite: bool) -> None:
     try:
         holds = path.is_dir() and any(p.name not in _FIRST_FILES for p in path.iterdir())
         if holds and not _is_run(path) and not (resume and (path / "config.yaml").exists()):
-            raise UsageError(f"{path}: holds other files and is no run; choose another directory with --out")
+            raise UsageError(f"{path}: holds other files and is not a run; choose another directory with --out")
     except OSError as error:
         raise UsageError(f"{path}: cannot write the run there: {error.strerror}") from None
     if holds and not (resume or overwrite):
         raise UsageError(
-            f"{path}: holds a run already; go on with it by --resume {path} (resume=True in Python), replace it by "
+            f"{path}: holds a run already; continue it with --resume {path} (resume=True in Python), replace it with "
             "--overwrite, or choose another directory with --out"
         )
 

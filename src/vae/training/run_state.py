@@ -55,7 +55,7 @@ class RunState:
             raise CheckpointError(f"{file}: the training data are not those that this run was trained on; restore them")
         if values["threads"] != self.about["threads"]:
             warnings.warn(
-                f"the run was begun with {values['threads']} threads and goes on with {self.about['threads']}: its "
+                f"the run was begun with {values['threads']} threads and continues with {self.about['threads']}: its "
                 "sums round differently, so it will not end in the same bits",
                 stacklevel=2,
             )

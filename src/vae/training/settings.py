@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import load_yaml, override, read
-from vae.data.sets import DataSettings
+from vae.data import DataSettings
 from vae.likelihoods import LIKELIHOODS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
@@ -40,7 +40,7 @@ class ModifierSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to train. `epochs` (20 unless given) or `samples` (a count of training data seen) says for how long.
+    """How to train. `epochs` (20 unless given) or `samples` (a count of training data seen) sets the length.
 
     Validation, the test curve and early stopping (`patience`, in evaluations) come every `evaluate_every` epochs. A
     checkpoint is written at the end of an epoch if the last is older than `checkpoint_seconds`, and at every stop.

@@ -1,4 +1,4 @@
-"""The training loop. It knows minibatches, steps, epochs and signals, and nothing of VAEs."""
+"""The training loop: minibatches, steps, epochs and signals; nothing in it is specific to VAEs."""
 
 import contextlib
 import signal
@@ -58,7 +58,7 @@ def run_to_the_end(
         elif batches.exact_within_epochs:
             save()
         elif progress.batch:
-            where += f" (the run goes on from the end of epoch {progress.epoch})"
+            where += f" (the run continues from the end of epoch {progress.epoch})"
         raise Interrupted(f"stopped by {signal.Signals(stop.signal).name} {where}", 128 + stop.signal)
 
     def steps_of_epoch() -> bool:

@@ -1,10 +1,10 @@
-"""The listing of train.py --list, made from the tables, the signatures and the docstrings."""
+"""The listing of train.py --list, from the tables of parts, their signatures and their docstrings."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from vae.config import plain
 from vae.schema import Interval, OneOf, OptionsOf, PartOf, marks_of, options_of
@@ -12,24 +12,19 @@ from vae.training.settings import DataSettings, ModelSettings, ModifierSettings,
 
 
 def listing() -> str:
-    """Every block and every part with its options, their defaults, and one line each."""
+    """Every block and every part, with a line of description, its options and their defaults."""
+    blocks = {"data": DataSettings, "model": ModelSettings, "modifiers": ModifierSettings, "train": TrainSettings}
     lines = ["A config has these blocks; data.name and model.latent_dim are required.", ""]
-    for key, block in (
-        ("data", DataSettings),
-        ("model", ModelSettings),
-        ("modifiers", ModifierSettings),
-        ("train", TrainSettings),
-    ):
+    for key, block in blocks.items():
         lines += [f"{key}:  {_first_line(block)}", *_options(block, 2), ""]
-    seen: list[tuple[str, Mapping[str, Any]]] = []
-    holders: dict[str, type] = {"data": DataSettings, "model": ModelSettings, "": Settings, "train": TrainSettings}
-    for key, holder in holders.items():
+    tables: list[tuple[str, Mapping[str, Any]]] = []
+    for key, holder in {**blocks, "": Settings}.items():
         for name, option in options_of(holder).items():
-            for mark in get_args(option.type)[1:] if get_origin(option.type) is Annotated else ():
+            for mark in marks_of(option.type):
                 if isinstance(mark, PartOf | OptionsOf):
                     place = "name" if isinstance(mark, OptionsOf) else name
-                    seen.append((f"{key}.{place}".strip("."), mark.table))
-    for place, table in seen:
+                    tables.append((f"{key}.{place}".strip("."), mark.table))
+    for place, table in tables:
         lines.append(f"{place}, one of:")
         for name, row in table.items():
             lines += [f"  {name:22} {_first_line(row)}", *_options(row, 6)]
@@ -61,10 +56,9 @@ def _default(value: Any) -> str:
 
 
 def _type(type_: Any) -> str:
-    marks: tuple[Any, ...] = ()
-    if get_origin(type_) is Annotated:
-        type_, *rest = get_args(type_)
-        marks = tuple(rest)
+    marks = marks_of(type_)
+    if marks:
+        type_ = get_args(type_)[0]
     for mark in marks:
         if isinstance(mark, OneOf | PartOf):
             return "one of " + ", ".join(mark.table)
@@ -77,6 +71,6 @@ def _type(type_: Any) -> str:
         )
     if inner:  # a union
         return " or ".join(_type(member) for member in inner if member is not type(None))
-    words = {int: "whole number", float: "number", bool: "true or false", str: "word"}
+    names = {int: "whole number", float: "number", bool: "true or false", str: "word"}
     interval = "".join(f", {mark}" for mark in marks if isinstance(mark, Interval))
-    return words.get(type_, getattr(type_, "__name__", str(type_))) + interval
+    return names.get(type_, getattr(type_, "__name__", str(type_))) + interval

@@ -1,0 +1,168 @@
+"""The table of data sets: a row for each, with its reader and what is known before reading."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import numpy as np
+
+from vae.data import files
+from vae.errors import DataError, UsageError
+from vae.randomness import derive
+from vae.schema import Count, Index, Interval
+
+Side = Annotated[int, Interval(1, 10_000)]
+
+
+class Raw(NamedTuple):
+    """A data set as read: its training and test splits, and the rule that made them.
+
+    `index_*` are the places of the data in the file, None if the split keeps its order; `gap` data are left out
+    between training and validation, if neighbours are alike.
+    """
+
+    x_train: Any  # (N, *shape) uint8 or float
+    x_test: Any
+    y_train: Any | None
+    y_test: Any | None
+    rule: str
+    classes: tuple[str, ...] = ()  # if the files name them
+    index_train: Any | None = None
+    index_test: Any | None = None
+    gap: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A data set as a row of the table: the keyword-only parameters of its reader are its options."""
+
+    read: Callable[..., Raw]  # (root, seed, *, its options)
+    shape: tuple[int, int, int] | None = None  # of a datum; None if known only after reading
+    grey_levels: int = 256  # of a byte
+    classes: tuple[str, ...] = ()  # if the files do not name them
+    torchvision: str | None = None  # its name in torchvision
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(self.read, include_extras=True)
+        self.__dict__.update(__doc__=self.read.__doc__, __signature__=signature(self.read), option_types=hints)
+
+    def __call__(self, root: Path, seed: int, **options: Any) -> Raw:
+        """The data, read and checked."""
+        return self.read(root, seed, **options)
+
+
+def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int, **more: Any) -> Raw:
+    """A seeded permutation, of which the last `test_size` are for testing."""
+    if not 0 < test_size < len(x):
+        raise DataError(f"data.test_size: {test_size} test data of {len(x)} in all leave nothing to train on")
+    order = np.random.default_rng(derive(seed, "split")).permutation(len(x))
+    train, test = order[:-test_size], order[-test_size:]
+    y_train, y_test = (None, None) if y is None else (y[train], y[test])
+    rule = f"{test_size} of {len(x)} drawn at random (data.seed {seed}) to test"
+    return Raw(x[train], x[test], y_train, y_test, rule, index_train=train, index_test=test, **more)
+
+
+def _channels_first(x: Any) -> Any:
+    """(N, C, H, W) from (N, H, W) or (N, H, W, 3)."""
+    return x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2) if x.shape[-1] == 3 else x
+
+
+def _torchvision(source: files.Torchvision, shape: tuple[int, int, int], classes: tuple[str, ...] = ()) -> DatasetRow:
+    def read(root: Path, seed: int) -> Raw:
+        (x_train, y_train), (x_test, y_test) = files.read_torchvision(source, root)
+        x_train, x_test = _channels_first(x_train), _channels_first(x_test)
+        rule = f"the published split, {len(x_train)} to train and {len(x_test)} to test"
+        return Raw(x_train, x_test, y_train, y_test, rule)
+
+    read.__doc__ = f"{source.name} through torchvision: downloaded if missing, checked."
+    return DatasetRow(read, shape, classes=classes, torchvision=source.name)
+
+
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _frey_face(
+    root: Path, seed: int, *, split: Literal["random", "block"] = "random", test_size: Count = 465, gap: Index = 30
+) -> Raw:
+    """1965 frames of a face in a video, 28 x 20, no labels.
+
+    Frames that follow one another are nearly equal. `random` is the split that the curves of Kingma & Welling 2013
+    point to: test frames have neighbours in training. `block` tests on the last frames and leaves out the `gap` frames
+    before them (and as many between training and validation), so that no such frame has a near neighbour in training.
+    """
+    faces = files.read_frey(root)[:, None]
+    if split == "random":
+        return _seeded_split(faces, None, test_size, seed)
+    first = len(faces) - test_size
+    if first - gap < 1:
+        raise DataError(f"data.test_size: {test_size} and data.gap {gap} leave no frame to train on, of {len(faces)}")
+    rule = f"the last {test_size} frames to test, the {gap} before them left out"
+    index = np.arange(first, len(faces))
+    return Raw(faces[: first - gap], faces[first:], None, None, rule, index_test=index, gap=gap)
+
+
+def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
+    """scikit-learn's 1797 handwritten digits, 8 x 8, 17 grey levels; no file needed."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = digits.images.astype(np.uint8)[:, None]
+    return _seeded_split(x, digits.target, test_size, seed)
+
+
+def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
+    """Your own arrays: x_train and x_test, or x alone (a random tenth is the test split); labels y_train, y_test, y.
+
+    Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, whatever their type.
+    """
+    arrays = files.read_npz(Path(path))
+    if "x_train" in arrays and "x_test" in arrays:
+        if test_size is not None:
+            raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
+        if "y" in arrays:
+            raise DataError(f"{path}: holds y beside x_train and x_test; name the labels y_train and y_test")
+        x_train, y_train = files.checked(arrays["x_train"], arrays.get("y_train"), f"{path}: x_train")
+        x_test, y_test = files.checked(arrays["x_test"], arrays.get("y_test"), f"{path}: x_test")
+        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+            raise DataError(
+                f"{path}: x_train is {x_train.dtype} {x_train.shape} and x_test is {x_test.dtype} {x_test.shape}; "
+                "a datum must have the same shape and type in both"
+            )
+        return Raw(x_train, x_test, y_train, y_test, "the file's own x_train and x_test")
+    if "x" in arrays:
+        x, y = files.checked(arrays["x"], arrays.get("y"), f"{path}: x")
+        return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed)
+    raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
+
+
+def _loader(root: Path, seed: int) -> Raw:
+    """Your own DataLoader; from Python only: vae.fit(model, loader)."""
+    raise UsageError(
+        "data.name: loader stands for a DataLoader of the user's own, which no config can build; give the data of such "
+        "a run by --data FILE.npz (holding x_test, or x), or the loader itself, from Python"
+    )
+
+
+def _folder(
+    root: Path, seed: int, *, path: str, size: tuple[Side, Side] | Side | None = None, test_size: Count | None = None
+) -> Raw:
+    """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
+    sides = (size, size) if isinstance(size, int) else size
+    x, y, classes = files.read_folder(Path(path), sides)
+    return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed, classes=tuple(classes))
+
+
+DATASETS: dict[str, DatasetRow] = {
+    "mnist": _torchvision(files.MNIST, (1, 28, 28)),
+    "fashion_mnist": _torchvision(files.FASHION_MNIST, (1, 28, 28), _CLOTHES),
+    "cifar10": _torchvision(files.CIFAR10, (3, 32, 32), _CIFAR),
+    "svhn": _torchvision(files.SVHN, (3, 32, 32)),
+    "frey_face": DatasetRow(_frey_face, (1, 28, 20)),
+    "digits": DatasetRow(_digits, (1, 8, 8), grey_levels=17),
+    "npz": DatasetRow(_npz),
+    "folder": DatasetRow(_folder),
+    "loader": DatasetRow(_loader),
+}

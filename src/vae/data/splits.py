@@ -1,0 +1,235 @@
+"""Data sets, split for training, validation and test as the settings ask."""
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.config import read
+from vae.data import files
+from vae.data.datasets import DATASETS, Raw
+from vae.data.pixels import PIXELS, binarize, expand
+from vae.distributions import SUPPORTS
+from vae.errors import DataError, UsageError
+from vae.schema import Count, Index, OneOf, OptionsOf
+
+# ------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which data, how a pixel is read, and which of them to train on.
+
+    `train_from: end` trains on the last `train_size` of the file's training split instead of the first; the validation
+    data are those next to them. `seed` is for random splits and static pixels; it is not train.seed, so that runs with
+    different seeds see the same data.
+    """
+
+    name: Annotated[str, OneOf(DATASETS), "which data set; its own options go beside it"]
+    root: Annotated[str | None, "the folder of the data; else $VAE_DATA, else data/"] = None
+    pixels: Annotated[str, OneOf(PIXELS), "grey intensities, discrete levels, or binary: by threshold, once, anew"] = (
+        "grey"
+    )
+    train_size: Annotated[Count | None, "how many to train on; without it, the whole training split"] = None
+    validation_size: Annotated[Index, "how many of the rest of the training split to validate on"] = 0
+    train_from: Annotated[Literal["start", "end"], "which end of the file's training split to train on"] = "start"
+    seed: Annotated[Index, "for random splits and static pixels"] = 0
+    options: Annotated[Mapping[str, Any], OptionsOf(DATASETS)] = None  # type: ignore[assignment]
+
+
+def data_root(root: str | None) -> Path:
+    """data.root, else $VAE_DATA, else data/."""
+    return Path(root or os.environ.get("VAE_DATA") or "data")
+
+
+# ------------------------------------------------------------------------------------- splits
+
+Kind = Literal["binary", "grey", "levels", "counts", "real"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Data of one split, resident: `x` (N, *shape) as stored, `y` (N,) labels or None, `index` (N,) places in the file.
+
+    Bytes stay bytes (a quarter of the traffic) and are divided by `scale` when used. If `dynamic`, x holds
+    intensities, and each training step draws binary pixels from them anew.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    index: Tensor
+    scale: float = 1.0
+    dynamic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def images(
+        self, rows: slice | Tensor = slice(None), dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> Tensor:
+        """Images, on [0, 1] if the data are grey or binary; bytes are moved to the device as bytes."""
+        return expand(self.x[rows].to(device), self.scale, dtype)
+
+    @property
+    def values(self) -> Tensor:
+        """The values that occur, float64; those of bytes once each."""
+        x = torch.bincount(self.x.flatten()).nonzero() if self.x.dtype == torch.uint8 else self.x
+        return x.double() / self.scale
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        return self.x.min().item() / self.scale, self.x.max().item() / self.scale
+
+    def first(self, n: int | None) -> "Split":
+        """The first n data."""
+        rows = slice(n)
+        return replace(self, x=self.x[rows], y=None if self.y is None else self.y[rows], index=self.index[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split. `kind` follows from the values, or from pixels: levels; `rule` is how the splits were made."""
+
+    settings: DataSettings
+    shape: tuple[int, ...]
+    kind: Kind
+    rule: str
+    train: Split
+    test: Split
+    validation: Split | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The row of DATASETS."""
+        return self.settings.name
+
+    def __str__(self) -> str:
+        held = 0 if self.validation is None else len(self.validation)
+        sizes = f"{len(self.train)} to train, {held} to validate, {len(self.test)} to test"
+        return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
+
+    def sha256(self) -> str:
+        """SHA-256 of the training and validation data."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation):
+            if split is not None:
+                digest.update(f"{tuple(split.x.shape)} {split.scale}".encode())
+                values: Any = split.x.contiguous().reshape(-1).view(torch.uint8).numpy()  # no copy
+                digest.update(values)
+        return digest.hexdigest()
+
+    def evaluation_split(self, name: str, limit: int | None = None) -> Split:
+        """train, validation or test, or its first `limit` data, with pixels that are the same at each call."""
+        split: Split | None = {"train": self.train, "validation": self.validation, "test": self.test}[name]
+        if split is None:
+            raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
+        split = split.first(limit)  # before pixels are drawn: the draw of a datum depends on its index alone
+        return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
+
+
+def _fixed(split: Split, name: str, settings: DataSettings) -> Split:
+    x = binarize(settings.pixels, split.x, split.scale, split.index, settings.seed, name)
+    return replace(split, x=x, scale=1.0, dynamic=False)
+
+
+def load_data(name: str | DataSettings, **settings: Any) -> Data:
+    """A data set of the table, read, checked, split and with its pixels treated.
+
+    `load_data("digits", pixels="static")`; the keywords are the settings of the data block of a config, with the
+    options of the set. DataError if a file is missing or altered, or a size does not fit.
+    """
+    if not isinstance(name, str | DataSettings):
+        raise UsageError(f"load_data takes the name of a data set, not {name!r}; there are {', '.join(DATASETS)}")
+    if isinstance(name, str):
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+        chosen = read(DataSettings, {"name": name, **given}, "load_data")
+    else:
+        chosen = name
+    raw = DATASETS[chosen.name](data_root(chosen.root), chosen.seed, **(chosen.options or {}))
+    return _split(raw, chosen)
+
+
+def _split(raw: Raw, settings: DataSettings) -> Data:
+    x = torch.from_numpy(np.ascontiguousarray(raw.x_train))
+    y = None if raw.y_train is None else torch.from_numpy(np.ascontiguousarray(raw.y_train)).long()
+    total, held = len(x), settings.validation_size
+    gap = raw.gap if held else 0
+    size = total - held - gap if settings.train_size is None else settings.train_size
+    if size < 1 or size + gap + held > total:
+        wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
+        raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
+    scale = DATASETS[settings.name].grey_levels - 1.0 if x.dtype == torch.uint8 else 1.0
+    first = 0 if settings.train_from == "start" else total - size
+    train_rows = slice(first, first + size)
+    start = size + gap if settings.train_from == "start" else first - gap - held
+    held_rows = slice(start, start + held)
+
+    def part(x: Tensor, y: Tensor | None, places: Any | None, rows: slice, name: str) -> Split:
+        index = torch.arange(len(x)) if places is None else torch.from_numpy(places)
+        split = Split(x[rows], None if y is None else y[rows], index[rows], scale)
+        if settings.pixels == "grey":
+            return split
+        if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
+            low, high = x.min().item(), x.max().item()
+            does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
+            raise DataError(
+                f"data.pixels: {settings.pixels} {does} on [0, 1], but the values of {settings.name} "
+                f"lie on [{low:g}, {high:g}]; use pixels: grey"
+            )
+        if settings.pixels == "levels":
+            return split
+        dynamic = settings.pixels == "dynamic" and name == "train" and rows == train_rows
+        return replace(split, dynamic=True) if dynamic else _fixed(split, name, settings)
+
+    train = part(x, y, raw.index_train, train_rows, "train")
+    validation = part(x, y, raw.index_train, held_rows, "train") if held else None
+    x_test = torch.from_numpy(np.ascontiguousarray(raw.x_test))
+    y_test = None if raw.y_test is None else torch.from_numpy(np.ascontiguousarray(raw.y_test)).long()
+    test = part(x_test, y_test, raw.index_test, slice(None), "test")
+    judged = kind_of(*(split for split in (train, validation, test) if split is not None))
+    kind: Kind = "levels" if settings.pixels == "levels" else judged
+    classes = raw.classes or DATASETS[settings.name].classes
+    return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, classes)
+
+
+def kind_of(*splits: Split) -> Kind:
+    """The kind of the values, as a model sees them: all 0 or 1, all on [0, 1], all whole and not negative, or real."""
+    if any(s.dynamic for s in splits):
+        return "binary"
+    if all(s.scale != 1 for s in splits):  # bytes: grey levels
+        return "grey"
+    if all(SUPPORTS["binary"](s.values if s.x.dtype == torch.uint8 else s.x) for s in splits):
+        return "binary"
+    if all(SUPPORTS["unit_interval"](s.images(dtype=torch.float64)) for s in splits):
+        return "grey"
+    return "counts" if all(s.scale == 1 and SUPPORTS["counts"](s.x) for s in splits) else "real"
+
+
+def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
+    """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
+
+    DataError if a datum has another shape, or a byte is above the scale.
+    """
+    arrays = files.read_npz(Path(path))
+    name = next((n for n in ("x_test", "x") if n in arrays), None)
+    if name is None:
+        raise DataError(
+            f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; to evaluate on it, it needs x_test or x"
+        )
+    largest = DATASETS[settings.name].grey_levels - 1
+    x, y = files.checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}", largest)
+    if x.shape[1:] not in (shape, (math.prod(shape),)):
+        raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, but the model was trained on {shape}")
+    labels = None if y is None else torch.from_numpy(y).long()
+    scale = float(largest) if x.dtype == np.uint8 else 1.0
+    split = Split(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *shape), labels, torch.arange(len(x)), scale)
+    return _fixed(split, "test", settings) if PIXELS[settings.pixels] and kind_of(split) == "grey" else split

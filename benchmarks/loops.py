@@ -35,13 +35,13 @@ def library_step(settings: Settings, data: Data) -> tuple[Step, RunState]:
     settings = replace(settings, train=replace(settings.train, epochs=10**9, samples=None))
     run, algorithm = begun(settings, data)
     algorithm = with_gradient(algorithm, run, settings, plan_of(settings), Stop())
-    return _next_of(algorithm, run, settings), run
+    return next_step(algorithm, run, settings), run
 
 
 def plain_step(settings: Settings, data: Data) -> tuple[Step, State]:
     """The step that is the specification (gather, noise, AEVB.step), and the state that it updates."""
     run, algorithm = begun(settings, data)
-    return _next_of(algorithm, run, settings), run.state
+    return next_step(algorithm, run, settings), run.state
 
 
 def begun(settings: Settings, data: Data) -> tuple[RunState, AEVB]:
@@ -49,8 +49,8 @@ def begun(settings: Settings, data: Data) -> tuple[RunState, AEVB]:
     return begin(settings, build_model(settings.model, data.shape, settings.train.seed), data, Ranks())
 
 
-def _next_of(algorithm: AEVB, run: RunState, settings: Settings) -> Step:
-    """A call that makes the next step, epoch after epoch."""
+def next_step(algorithm: AEVB, run: RunState, settings: Settings) -> Step:
+    """A call that makes the next step of a run, epoch after epoch."""
     dtype = precision.parameter_dtype(settings.train.precision)
     stepper = Stepper(algorithm, run.state, run.batches, run.streams, dtype)
     endless = (done for epoch in itertools.count() for done in stepper.epoch(epoch, 0))

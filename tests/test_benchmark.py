@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vae.training.build import build_model
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))  # its files import each other as scripts do
 
+import gpu  # noqa: E402
 import growth  # noqa: E402
 import inputs  # noqa: E402
 import loops  # noqa: E402
@@ -395,3 +397,63 @@ def test_the_script_runs_and_shows_how_it_is_typed():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "python benchmarks/step.py --config configs/mnist_d2.yaml" in result.stdout
+
+
+# ------------------------------------------------------------------------------------- on a GPU
+
+WORKER = """
+import json, os, sys, time
+for case in json.loads(sys.stdin.read()):
+    if case["config"] == "dies":
+        os._exit(9)
+    time.sleep(30 if case["config"] == "hangs" else 0)
+    print(json.dumps({"step_ms": 1.0}), flush=True)
+"""
+
+
+def test_a_measurement_that_fails_does_not_stop_the_rest(monkeypatch, tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "worker.py"))
+    monkeypatch.setattr(gpu, "PATIENCE", 2)
+    case = {"form": "plain", "precision": "float32", "batch_size": 128}
+    names = ["a", "dies", "b", "hangs", "c"]
+    skipped = []
+    found = gpu.measured([{"config": name, **case} for name in names], time.time() + 60, skipped)
+    assert [result["config"] for result in found] == names
+    errors = [result.get("error") for result in found]
+    assert errors == [None, "the process ended with status 9", None, "took longer than 2 s", None]
+    assert skipped == []
+    assert gpu.measured([{"config": "a", **case}], time.time() - 1, skipped) == []
+    assert skipped == [{"what": "a, plain, float32, minibatches of 128", "why": "the time was up"}]
+
+
+def test_a_measurement_of_a_gpu_runs_in_small(monkeypatch):
+    monkeypatch.setattr(inputs, "STAND_IN_SIZE", inputs.STAND_IN_SIZE)  # what it changes is put back
+    case = {"config": "laird_mnist_d2", "form": "plain", "precision": "float32", "batch_size": 512}
+    found = gpu.measure(case)
+    assert found["images_per_second"] == pytest.approx(512_000 / found["step_ms"])
+    assert found["compile_s"] is None
+
+
+PRINTED = """
+collecting ... collected 5 items / 1 deselected / 4 selected
+
+tests/test_cuda.py::test_a[x y-1e-8] PASSED     [ 25%]
+tests/test_cuda.py::test_b FAILED               [ 50%]
+tests/test_cuda.py::test_c SKIPPED (no CUDA)    [ 75%]
+tests/test_cuda.py::test_d """
+
+
+def test_the_outcome_of_tests_is_read_also_where_they_were_cut_short(tmp_path):
+    log, skipped = tmp_path / "log", []
+    log.write_text(PRINTED)
+    found = gpu.outcome(str(log), skipped)
+    assert [found[kind] for kind in ("passed", "failed", "skipped")] == [1, 1, 1]
+    assert found["names_of_failed"] == [{"name": "tests/test_cuda.py::test_b", "reason": None}]
+    assert {"what": "1 of 4 tests", "why": "the time for the tests was up"} in skipped
+    log.write_text(
+        PRINTED + "PASSED [100%]\n== summary ==\nFAILED tests/test_cuda.py::test_b - AssertionError: 1 - 2\n"
+    )
+    found = gpu.outcome(str(log), [])
+    assert [found[kind] for kind in ("passed", "failed", "skipped")] == [2, 1, 1]
+    assert found["names_of_failed"][0]["reason"] == "AssertionError: 1 - 2"

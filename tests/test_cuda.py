@@ -126,7 +126,7 @@ GRADIENTS = {
     "three samples, dynamic pixels, warm-up": {
         "data": {"pixels": "dynamic"},
         "objective": {"name": "sgvb_b", "num_samples": 3},
-        "modifiers": {"beta": 2.0, "warm_up": 16 / 7},  # 16 steps
+        "modifiers": {"beta": 2.0, "warm_up": 2.0},
     },
 }
 

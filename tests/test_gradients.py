@@ -57,7 +57,7 @@ CASES = {
             "optimizer": {"name": "adagrad", "lr": 0.05, "weight_decay": 1e-3},
         },
     },
-    "beta, warm-up and free bits": {"modifiers": {"beta": 2.0, "warm_up": 1.0, "free_bits": 0.1}},
+    "beta, warm-up and free bits": {"modifiers": {"beta": 2.0, "warm_up": 7.0, "free_bits": 0.1}},
     "schedule": {"train": {"schedule": {"name": "exponential", "gamma": 0.5}}},
     "importance weights": {"objective": {"name": "iwae", "num_samples": 4}},
     "dreg": {"objective": {"name": "dreg", "num_samples": 4}},

@@ -98,7 +98,7 @@ def state():
 before = state()
 for how in (TRUE, TF32, ONEDNN):
     restore = _set(how)
-    assert state()[-2] == how
+    assert state()[-2:] == [how, how == TF32]
     restore()
     assert state() == before, (before, state())
 """

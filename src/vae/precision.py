@@ -7,11 +7,13 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from vae.errors import UsageError
+
+T = TypeVar("T")
 
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 AUTOCAST = {"bfloat16": torch.bfloat16}  # the type of the networks' products, if it is not that of the parameters
@@ -59,26 +61,33 @@ def matmul_precision(precision: Precision, device: torch.device) -> Iterator[Non
 def _set(how: str) -> Callable[[], None]:
     """Set how float32 matrices are multiplied; what is returned restores the settings of before.
 
-    PyTorch has an older switch and newer ones, one for each kind of product; a program may have used either.
+    PyTorch has two older switches and newer ones, one for each kind of product; a program may have used either.
     """
     cudnn: Any = torch.backends.cudnn
     onednn: Any = torch.backends.mkldnn
     kinds: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv, onednn.rnn]
     words = [kind.fp32_precision for kind in kinds]
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the older switch cannot express what the newer ones say
-        before = TRUE
+    before, allowed = _older(torch.get_float32_matmul_precision, TRUE), _older(lambda: cudnn.allow_tf32, True)
     torch.set_float32_matmul_precision(how)
+    cudnn.allow_tf32 = how == TF32  # else to read it would be an error
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32" if how == TF32 else "ieee"
     onednn.conv.fp32_precision = "ieee"
 
     def restore() -> None:
         torch.set_float32_matmul_precision(before)
+        cudnn.allow_tf32 = allowed
         for kind, word in zip(kinds, words, strict=True):
             kind.fp32_precision = word
 
     return restore
+
+
+def _older(switch: Callable[[], T], default: T) -> T:
+    """What an older switch is set to; it raises if it cannot express what the newer ones are set to."""
+    try:
+        return switch()
+    except RuntimeError:
+        return default
 
 
 @functools.cache

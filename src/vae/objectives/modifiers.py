@@ -34,10 +34,10 @@ class WeightedKL:
         return self.objective.bias(model)
 
     def weight(self, step: int | Tensor) -> float | Tensor:
-        """The weight of the KL at a step, which is a tensor in a captured step."""
+        """The weight of the KL at a step, which is a tensor in a compiled step."""
         if not self.warm_up:
             return self.beta
-        return self.beta * torch.as_tensor(step / self.warm_up, dtype=torch.float64).clamp(max=1)
+        return self.beta * (torch.as_tensor(step, dtype=torch.float64) / self.warm_up).clamp(max=1)
 
     def __call__(
         self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor

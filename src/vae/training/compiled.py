@@ -74,8 +74,8 @@ class CompiledGradient:
             if kind not in self.programs:
                 self.programs[kind] = compiled(self.pure, given)
             found = self.programs[kind](*given)
-            for buffer, after in zip(self.buffers, found.buffers, strict=True):
-                buffer.copy_(after)
+            if self.buffers:
+                torch._foreach_copy_(self.buffers, found.buffers)  # in one call
         for parameter, derivative in zip(self.parameters, found.gradients, strict=True):
             parameter.grad = derivative
         if batch.is_cuda:  # a CUDA graph writes its results into the same memory each time; these outlive the step
@@ -136,18 +136,17 @@ def cast_before_transposing(program: fx.GraphModule) -> None:
 
 
 def disagreement(
-    gradient: CompiledGradient, algorithm: AEVB, state: State, batch: Tensor, noise: Tensor, roundoff: float
+    gradient: CompiledGradient, algorithm: AEVB, state: State, batch: Tensor, noises: Sequence[Tensor], roundoff: float
 ) -> str | None:
     """How a gradient differs from the eager one on a minibatch, in a few words; None if it agrees.
 
-    Four calls, each with the memory of the one before: a CUDA graph is recorded in the second and replayed after it.
-    A value may differ by the square root of the roundoff, relative to the largest of its tensor; a gradient whose true
-    value is 0 (a bias before batch normalisation) by 1,000 times the roundoff, relative to the largest of all. The
-    state is left as it was.
+    It is called once for each noise, with the memory of the call before. A value may differ by the square root of the
+    roundoff, relative to the largest of its tensor; a gradient whose true value is 0 (a bias before batch
+    normalisation) by 1,000 times the roundoff, relative to the largest of all. The state is left as it was.
     """
     buffers, memory = [b.clone() for b in state.model.buffers()], state.memory
 
-    def results(form: Callable[..., tuple[Memory, Sums]]) -> list[dict[str, Tensor]]:
+    def results(form: Callable[..., tuple[Memory, Sums]], noise: Tensor) -> list[dict[str, Tensor]]:
         with seeded(0, "comparison"):  # a user's own module may draw
             found, sums = form(algorithm, state, batch, noise)
         gradients = {name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None}
@@ -157,11 +156,11 @@ def disagreement(
         return [gradients, after, state.memory, sums]
 
     try:
-        for _ in range(4):
+        for noise in noises:
             before = state.memory
-            expected = results(eager)
+            expected = results(eager, noise)
             state.memory = before
-            for theirs, ours in zip(expected, results(gradient), strict=True):
+            for theirs, ours in zip(expected, results(gradient, noise), strict=True):
                 name = _first_difference(theirs, ours, roundoff)
                 if name is not None:
                     return f"the two differ in {name}"

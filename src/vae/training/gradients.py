@@ -15,6 +15,7 @@ from vae.training.compiled import CompiledGradient, disagreement
 from vae.training.parallel import data_parallel
 from vae.training.settings import TrainSettings
 
+CALLS = 4  # of the comparison: a CUDA graph is recorded in the second, and replayed from then on
 ENOUGH_STEPS = 5_000  # compiling takes 3 to 8 seconds, and saves at least about 1.5 ms per step of a dense network
 
 
@@ -45,9 +46,9 @@ def choose(
         try:
             batch = batches.example(streams)
             kind, shape = algorithm.noise(state, len(batch))
-            noise = streams.draw(kind, shape, parameter_dtype(train.precision))
+            noises = [streams.draw(kind, shape, parameter_dtype(train.precision)) for _ in range(CALLS)]
             gradient = CompiledGradient(algorithm, state.model, len(batch))
-            reason = disagreement(gradient, algorithm, state, batch, noise, ROUNDOFF[train.precision])
+            reason = disagreement(gradient, algorithm, state, batch, noises, ROUNDOFF[train.precision])
         except Exception as error:  # whatever a compiler, or a user's own module, may raise
             reason = one_line(error)
         if reason is None:

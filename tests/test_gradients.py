@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import vae
 from vae.algorithms import AEVB
 from vae.errors import TrainingFailed
+from vae.objectives import EstimatorB, WeightedKL
 from vae.training import compiled, gradients, read_settings
 from vae.training.loading import load_run
 from vae.training.run import train
@@ -165,6 +166,13 @@ def test_a_cast_comes_before_a_transposition():
     for ours, theirs in zip(graph(*given), function(*given), strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
+
+
+def test_the_weight_at_a_step_that_is_a_tensor_is_double_precision_too():
+    """A compiled step counts by a tensor of whole numbers, whose quotient would be float32."""
+    objective = WeightedKL(EstimatorB(), 2.0, 7)
+    for step in range(10):
+        assert objective.weight(torch.tensor(step)).item() == objective.weight(step).item() == 2 * min(1, step / 7)
 
 
 # ------------------------------------------------------------------------------------------------- which form, and when

@@ -117,10 +117,3 @@ def test_a_modifier_keeps_samples_memory_and_bias_of_the_objective_within():
     assert weighted.bias(model) is None
     biased = OBJECTIVES["stl"](num_samples=3)
     assert WeightedKL(biased).bias(model) == biased.bias(model) is not None
-
-
-def test_the_weight_at_a_step_that_is_a_tensor_is_double_precision_too():
-    """A compiled step counts by a tensor of whole numbers, whose quotient would be float32."""
-    objective = WeightedKL(EstimatorB(), 2.0, 7)
-    for step in range(10):
-        assert objective.weight(torch.tensor(step)).item() == objective.weight(step).item() == 2 * min(1, step / 7)

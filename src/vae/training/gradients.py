@@ -16,7 +16,7 @@ from vae.training.parallel import data_parallel
 from vae.training.settings import TrainSettings
 
 CALLS = 4  # of the comparison: a CUDA graph is recorded in the second, and replayed from then on
-ENOUGH_STEPS = 5_000  # compiling takes 3 to 8 seconds, and saves at least about 1.5 ms per step of a dense network
+ENOUGH_STEPS = 8_000  # compiling takes 3 to 17 seconds, and saves about 1 to 2 ms per step of the dense configs
 
 
 def form_of_run(setting: str, model: VAE, batches: Any, steps: int) -> str:

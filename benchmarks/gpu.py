@@ -350,7 +350,7 @@ def seeds(folder: Path, on_cuda: bool, deadline: float, skipped: Skipped) -> dic
 
 
 def _trained(folder: Path, config: str, overrides: Sequence[str], count: int, limit: float) -> dict[str, Any]:
-    """Train so many seeds at once; from the start of the first process to the end of the last, compilation and all."""
+    """Train several seeds at once; from the start of the first process to the end of the last, compilation and all."""
     folder.mkdir()
     began, processes = time.perf_counter(), []
     for seed in range(count):

@@ -93,7 +93,7 @@ def _against(cases: Cases, data: Data) -> dict[str, Any]:
 
 
 def _against_data(settings: Settings, data: Data) -> dict[str, Any]:
-    """The time of an epoch, and the peak memory of a process that trains on so many data."""
+    """The time of an epoch, and the peak memory of a process that trains on this many data."""
     size = settings.train.batch_size
     counts = sorted({max(1, round(fraction * len(data.train) / size)) * size for fraction in FRACTIONS})
     times = [_epoch_seconds(settings, replace(data, train=data.train.first(count))) for count in counts]
@@ -108,7 +108,7 @@ def _epoch_seconds(settings: Settings, data: Data) -> float:
 
 
 def _peaks(settings: Settings, data: Data, counts: Sequence[int]) -> list[float | None]:
-    """Peak memory, 10^6 bytes, of training on so many data: in a new process each, since a peak never falls."""
+    """Peak memory, 10^6 bytes, of training on this many data: in a new process each, since a peak never falls."""
     one = Split(data.train.x[:1].clone(), None, torch.arange(1), data.train.scale, data.train.dynamic)
     small = replace(data, train=one, test=one, validation=None)  # what travels to the processes
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
@@ -116,7 +116,7 @@ def _peaks(settings: Settings, data: Data, counts: Sequence[int]) -> list[float 
 
 
 def _peak(settings: Settings, data: Data, count: int) -> float | None:
-    """Peak memory of this process after a few steps on so many copies of a datum."""
+    """Peak memory of this process after a few steps on this many copies of a datum."""
     x = data.train.x.expand(count, *data.shape).contiguous()
     step, _ = plain_step(settings, replace(data, train=replace(data.train, x=x, index=torch.arange(count))))
     for _ in range(3):

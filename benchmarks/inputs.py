@@ -32,7 +32,7 @@ def prepare(config: str, overrides: Sequence[str], random: bool = False) -> tupl
 
 
 def in_whole_batches(settings: Settings, data: Data) -> tuple[Settings, Data]:
-    """Minibatches no larger than the data, and so many data that all minibatches are of one size."""
+    """Minibatches no larger than the data, and as many data as make all minibatches the same size."""
     size = min(settings.train.batch_size, len(data.train))
     settings = replace(settings, train=replace(settings.train, batch_size=size))
     return settings, replace(data, train=data.train.first(len(data.train) // size * size))

@@ -134,7 +134,7 @@ def update_bytes(optimizer: Optimizer) -> int:
 
 
 def pass_seconds(count: int, device: torch.device) -> float:
-    """Seconds to move so many bytes, half read and half written back in their place, warm.
+    """Seconds to move this many bytes, half read and half written back in their place, warm.
 
     In place as an update is, and no larger, since what fits into a cache stays there between steps. A copy would also
     fetch the lines that it overwrites, and takes longer for the same bytes than the update itself.

@@ -15,7 +15,7 @@ SHORTEST = 2e-4  # seconds; what is shorter is repeated within a timing
 
 
 def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Seconds per call, over so many calls in sequence; on CUDA by events, once the device has done them all."""
+    """Seconds per call, over this many calls in sequence; on CUDA by events, once the device has done them all."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -31,7 +31,7 @@ def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device, shortest: float | None = None) -> float:
-    """Seconds per call, warm: the median of some timings, each of at least so many seconds."""
+    """Seconds per call, warm: the median of some timings, each of at least this many seconds."""
     seconds_per_call(call, 2, device)
     repeats = math.ceil((shortest or SHORTEST) / seconds_per_call(call, 1, device))
     return statistics.median(seconds_per_call(call, repeats, device) for _ in range(TIMINGS))

@@ -138,12 +138,12 @@ def test_parts_that_do_not_fit_are_named():
     encoder, decoder, likelihood = vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE)
     with pytest.raises(UsageError, match=r"the decoder does not take input of shape \(M, 3\)"):
         vae.VAE(vae.mlp_encoder(SHAPE, 6), decoder, likelihood)
-    with pytest.raises(UsageError, match=r"the encoder gives shape \(5,\) a datum"):
+    with pytest.raises(UsageError, match=r"the encoder gives shape \(5,\) per datum"):
         vae.VAE(vae.mlp_encoder(SHAPE, 5), decoder, likelihood)
-    with pytest.raises(UsageError, match="the encoder gives 4 numbers a datum, and the posterior of 3 latents needs 6"):
+    with pytest.raises(UsageError, match="the encoder gives 4 numbers per datum, and the posterior of 3 latents needs 6"):
         vae.VAE(encoder, vae.mlp_decoder(3, SHAPE), likelihood, posterior=vae.DiagonalGaussian(3))
     with pytest.raises(
-        UsageError, match=r"the decoder gives shape \(1, 8, 8\) a datum, and the likelihood needs \(2, 8, 8\)"
+        UsageError, match=r"the decoder gives shape \(1, 8, 8\) per datum, and the likelihood needs \(2, 8, 8\)"
     ):
         vae.VAE(encoder, decoder, vae.Gaussian(SHAPE))
     with pytest.raises(UsageError, match="the encoder does not take input"):

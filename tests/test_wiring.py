@@ -108,6 +108,7 @@ def test_an_optimizer_with_an_option_that_is_not_known_makes_its_own_step(monkey
     for _ in range(2):
         layer.grad = torch.ones(3)
         optimizer_step(optimizer)
+    assert optimizer.state[layer]["step"] == 2
 
 
 def test_every_option_of_torchs_adam_is_known():

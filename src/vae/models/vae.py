@@ -1,4 +1,4 @@
-"""The variational auto-encoder: an encoder network, a decoder network, and the distributions they speak for."""
+"""The variational auto-encoder: an encoder, a decoder, and the distributions whose parameters they give."""
 
 import contextlib
 import math
@@ -20,9 +20,9 @@ CHUNK = 1000  # how many data pass through the networks at once in the methods f
 class VAE(nn.Module):
     """p(x, z) = p(z) p(x|z) with q(z|x) (Kingma & Welling 2013).
 
-    `encoder` maps (M, *data_shape) to the numbers that the posterior asks for, `decoder` maps (B, J) to those that
-    the likelihood asks for; any module will do. The likelihood knows the shape of a datum and the posterior the
-    number of latents J; a diagonal Gaussian of half as many latents as the encoder gives numbers is the default.
+    `encoder` maps (M, *data_shape) to the parameters of the posterior, `decoder` maps (B, J) to those of the
+    likelihood; both can be any module. The likelihood holds the shape of a datum and the posterior the number of
+    latents J. The default posterior is a diagonal Gaussian, with half as many latents as the encoder has outputs.
 
     `prior`, `posterior(x)`, `likelihood(z)` and `log_joint(x, z)` are differentiable and use the modes that the
     modules are in. `elbo`, `encode`, `decode`, `reconstruct` and `sample` are for people: they evaluate (no gradient,
@@ -49,7 +49,7 @@ class VAE(nn.Module):
         size = _probe(encoder, self.data_shape, "the encoder")
         if len(size) != 1 or (posterior is None and size[0] % 2):
             raise UsageError(
-                f"the encoder gives shape {size} a datum; a diagonal Gaussian needs (2 J,): J means, J log-variances"
+                f"the encoder gives shape {size} per datum; a diagonal Gaussian needs (2 J,): J means, J log-variances"
             )
         self.encoder, self.decoder, self.likelihood_head = encoder, decoder, likelihood
         self.posterior_head = DiagonalGaussian(size[0] // 2) if posterior is None else posterior
@@ -57,7 +57,7 @@ class VAE(nn.Module):
         self.prior_head = StandardNormal(self.latent_dim) if prior is None else prior
         if size[0] != self.posterior_head.output_size:
             raise UsageError(
-                f"the encoder gives {size[0]} numbers a datum, and the posterior of {self.latent_dim} latents needs "
+                f"the encoder gives {size[0]} numbers per datum, and the posterior of {self.latent_dim} latents needs "
                 f"{self.posterior_head.output_size}"
             )
         if self.prior_head.latent_dim != self.latent_dim:
@@ -65,7 +65,7 @@ class VAE(nn.Module):
         shape = _probe(decoder, (self.latent_dim,), "the decoder")
         wanted: tuple[int, ...] = likelihood.output_shape  # type: ignore[assignment]
         if math.prod(shape) != math.prod(wanted):
-            raise UsageError(f"the decoder gives shape {shape} a datum, and the likelihood needs {wanted}")
+            raise UsageError(f"the decoder gives shape {shape} per datum, and the likelihood needs {wanted}")
         self.output_shape = wanted
 
     # ------------------------------------------------------------------------------ the contract of a model
@@ -89,7 +89,7 @@ class VAE(nn.Module):
         return sum_from(self.prior.log_prob(z), 2) + self.log_likelihood(x, z)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:  # (M, *data_shape), (L, M, J) -> (L, M)
-        """log p(x|z), nats. UsageError where x has another shape, which would only broadcast."""
+        """log p(x|z), nats. UsageError if x has another shape, which would broadcast."""
         if x.shape[1:] != self.data_shape:
             raise UsageError(f"the data have shape {tuple(x.shape[1:])}, and the model is of {self.data_shape}")
         return sum_from(self.likelihood(z).log_prob(x), 2)
@@ -99,7 +99,7 @@ class VAE(nn.Module):
         return self.log_likelihood(x, q.transform(noise)).mean(0)
 
     def bound_terms(self, q: Normal, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noise (L, M, J)
-        """log p(x|z_l) (L, M) and KL(q || p), (M, J) or (M,): exact where a formula is known (estimator B), else the
+        """log p(x|z_l) (L, M) and KL(q || p), (M, J) or (M,): exact if a formula is known (estimator B), else the
         Monte Carlo estimate (1/L) sum_l log q(z_l|x) - log p(z_l) (estimator A)."""
         if has_exact_kl(q, self.prior):
             return self.log_likelihood(x, q.transform(noise)), kl_divergence(q, self.prior)
@@ -134,7 +134,7 @@ class VAE(nn.Module):
         return self._map(bound, x, noise)
 
     def as_data(self, x: Any) -> Tensor:  # -> (M, *data_shape)
-        """x as the model's data, on its device and in its dtype; UsageError where shape or values are not theirs."""
+        """x as the model's data, on its device and in its dtype; UsageError if shape or values do not fit."""
         x = self._images(x)
         support = support_of(str(self.likelihood_head.support))
         if not support(x):
@@ -173,7 +173,7 @@ class VAE(nn.Module):
         whole = values.dtype == torch.bool or self.likelihood_head.support == "counts"
         if not (values.is_floating_point() or whole):
             raise UsageError(f"expected floats, images on [0, 1], not {values.dtype}; divide bytes by 255")
-        return values.to(self.prior.mean)  # which follows the model's device and dtype, also where it has no parameters
+        return values.to(self.prior.mean)  # which follows the model's device and dtype even if it has no parameters
 
     def _images(self, x: Any) -> Tensor:
         """Check and shape what a person passes: any layout of M data with the right number of values."""

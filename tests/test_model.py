@@ -140,7 +140,9 @@ def test_parts_that_do_not_fit_are_named():
         vae.VAE(vae.mlp_encoder(SHAPE, 6), decoder, likelihood)
     with pytest.raises(UsageError, match=r"the encoder gives shape \(5,\) per datum"):
         vae.VAE(vae.mlp_encoder(SHAPE, 5), decoder, likelihood)
-    with pytest.raises(UsageError, match="the encoder gives 4 numbers per datum, and the posterior of 3 latents needs 6"):
+    with pytest.raises(
+        UsageError, match="the encoder gives 4 numbers per datum, and the posterior of 3 latents needs 6"
+    ):
         vae.VAE(encoder, vae.mlp_decoder(3, SHAPE), likelihood, posterior=vae.DiagonalGaussian(3))
     with pytest.raises(
         UsageError, match=r"the decoder gives shape \(1, 8, 8\) per datum, and the likelihood needs \(2, 8, 8\)"

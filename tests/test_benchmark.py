@@ -341,6 +341,7 @@ def test_growth_measures_each_axis(config, quick, monkeypatch, capsys):
     assert [line.split()[:2] for line in lines if "memory" in line] == [["peak", "memory,"]]
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_bytes_of_the_data():
     small, large = growth._peaks(
         *made(["train.batch_size=1000"]), [1_000, 1_001_000]

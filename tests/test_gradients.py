@@ -135,13 +135,17 @@ def first_values(case, form, precision):
     return values(trained(raw)[0])
 
 
-@pytest.mark.parametrize("case", ["plain network", "batch normalisation", "Gaussian likelihood"])
+@pytest.mark.parametrize(
+    "case", ["plain network", "batch normalisation", pytest.param("Gaussian likelihood", marks=pytest.mark.slow)]
+)
 def test_compiled_values_equal_plain_ones_in_float32(case):
     plain, fast = (first_values(case, form, "float32") for form in ("never", "always"))
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("case", ["plain network", "batch normalisation", "Gaussian likelihood"])
+@pytest.mark.parametrize(
+    "case", ["plain network", "batch normalisation", pytest.param("Gaussian likelihood", marks=pytest.mark.slow)]
+)
 def test_values_in_bfloat16_lie_within_its_roundoff(case):
     plain, fast = (first_values(case, form, "bfloat16") for form in ("never", "always"))
     torch.testing.assert_close(fast, plain, rtol=2**-8, atol=1e-3)

@@ -159,6 +159,7 @@ def test_two_processes_equal_one(name, one, two):
     assert_same_run(two / name, one / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["static", "dynamic", "memory"])
 def test_three_processes_equal_one(name, one, three):
     assert_same_run(three / name, one / name)

@@ -123,7 +123,6 @@ class ImageByImage(Dataset[tuple[Tensor, int]]):
 def _loss(settings: Settings, model: VAE) -> Callable[[Tensor], Tensor]:
     """The negative bound: by the textbook's formulas where they are of this config, else by its own objective."""
     objective = build_objective(settings, 1)
-    kind, shape = model.noise
 
     def textbook(x: Tensor) -> Tensor:
         mean, log_variance = model.encoder(x).chunk(2, 1)
@@ -132,9 +131,11 @@ def _loss(settings: Settings, model: VAE) -> Callable[[Tensor], Tensor]:
         return cross_entropy - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
 
     def own(x: Tensor) -> Tensor:
-        draw = torch.randn if kind == "normal" else torch.rand
-        noise = draw(objective.num_samples, len(x), *shape, device=x.device)
-        return -objective(model, x, noise, {}, 0)[0].surrogate.sum()
+        noises = objective.noises(model, len(x)).items()
+        draws = {
+            n: {"normal": torch.randn, "uniform": torch.rand}[k](shape, device=x.device) for n, (k, shape, _) in noises
+        }
+        return -objective(model, x, draws, {}, 0)[0].surrogate.sum()
 
     bound = textbook if _is_textbook(settings) else own
     return bound if settings.train.reduction == "sum" else lambda x: bound(x) / len(x)

@@ -157,9 +157,8 @@ def test_the_compiled_gradient_is_the_eager_one_step_after_step(case, precision,
         twin = copy.deepcopy(state.model)
         batches = (batch for epoch in range(4) for batch in run.batches.epoch(epoch, 0, run.streams))
         for batch in itertools.islice(batches, 24):
-            sizes.add(len(batch))
-            kind, shape = algorithm.noise(state, len(batch))
-            noise = run.streams.draw(kind, shape, dtype)
+            sizes.add(len(batch.x))
+            noise = run.streams.draw(algorithm.noises(state, len(batch.x)), dtype)
             twin.load_state_dict(state.model.state_dict())
             specification = State(twin, torch.optim.SGD(twin.parameters(), lr=0.0), state.memory, state.step)
             their_memory, their_sums = eager(algorithm, specification, batch, noise)

@@ -19,6 +19,10 @@ RNG = np.random.default_rng(0)
 GREYS = RNG.integers(0, 256, (30, 6, 7), dtype=np.uint8)
 
 
+def images(source, epoch, streams):
+    return torch.cat([batch.x for batch in source.epoch(epoch, 0, streams)])
+
+
 def npz(tmp_path, **arrays):
     path = tmp_path / "own.npz"
     np.savez(path, **arrays)
@@ -148,11 +152,11 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
     data = vae.load_data("digits", pixels="dynamic", validation_size=200)
     assert data.kind == "binary"
     source, streams = Resident(data.train, 500, 0, CPU, torch.float32), Streams(0, CPU)
-    epochs = [torch.cat(list(source.epoch(0, 0, streams))) for _ in range(2)]
+    epochs = [images(source, 0, streams) for _ in range(2)]
     assert not torch.equal(epochs[0], epochs[1])
     assert set(epochs[0].unique().tolist()) == {0.0, 1.0}
     grey = Resident(vae.load_data("digits", validation_size=200).train, 500, 0, CPU, torch.float32)
-    order = grey.expand(torch.cat(list(grey.epoch(0, 0, streams))))
+    order = grey.expand(images(grey, 0, streams))
     assert abs(z_score((epochs[0] - order).double().flatten(), 0)) < 4.4
     for name in ("train", "validation", "test"):
         assert torch.equal(data.evaluation_split(name).images(), data.evaluation_split(name).images())
@@ -227,14 +231,29 @@ def test_every_datum_once_an_epoch_and_any_minibatch_from_its_number(tmp_path, n
     x = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     split = vae.load_data("npz", path=npz(tmp_path, x_train=x, x_test=x)).train
     source, streams = Resident(split, batch_size, 3, CPU, torch.float32), Streams(0, CPU)
-    first, second = (list(source.epoch(epoch, 0, streams)) for epoch in (0, 1))
+    first, second = ([batch.x for batch in source.epoch(epoch, 0, streams)] for epoch in (0, 1))
     assert len(first) == source.num_batches == -(-n // batch_size)
     for batches in (first, second):
         assert torch.equal(torch.cat(batches)[:, 0].sort().values, torch.from_numpy(x[:, 0]))
     if n > 3:
         assert not torch.equal(torch.cat(first), torch.cat(second))
-    later = list(source.epoch(0, 1, streams))
+    later = [batch.x for batch in source.epoch(0, 1, streams)]
     assert all(torch.equal(a, b) for a, b in zip(later, first[1:], strict=True))
+
+
+def test_a_minibatch_holds_the_labels_of_its_data():
+    data = vae.Data.from_arrays(np.arange(14, dtype=np.float32).reshape(7, 2), np.arange(7) * 10, test_size=2)
+    source, streams = Resident(data.train, 3, 0, CPU, torch.float32), Streams(0, CPU)
+    for batch in source.epoch(0, 0, streams):
+        assert torch.equal(batch.y, (5 * batch.x[:, 0]).long())
+    x, y = torch.rand(4, 3), torch.arange(4)
+    pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=2)
+    assert [batch.y.tolist() for batch in Loader(pairs, (3,), "real", CPU, torch.float32).epoch(0, 0, streams)] == [
+        [0, 1],
+        [2, 3],
+    ]
+    alone = torch.utils.data.DataLoader(x, batch_size=2)
+    assert all(batch.y is None for batch in Loader(alone, (3,), "real", CPU, torch.float32).epoch(0, 0, streams))
 
 
 def test_a_loader_must_give_floats():
@@ -292,6 +311,46 @@ def test_bad_arrays_are_named(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message) as error:
         vae.load_data("npz", path=npz(tmp_path, **arrays))
     assert "own.npz" in str(error.value) or "test_size" in str(error.value)
+    given = {name.removesuffix("_train"): array for name, array in arrays.items()}
+    if given.keys() <= {"x", "y", "x_test"} and arrays.keys() != {"x_train"} and given["x"] is not OBJECTS:
+        with pytest.raises(DataError, match=message) as error:  # in memory, with the same sentence
+            vae.Data.from_arrays(**given)
+        assert "from_arrays" in str(error.value) or "test_size" in str(error.value)
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_arrays_in_memory_are_read_as_those_of_a_file(tmp_path, own_test):
+    y = np.arange(30) % 3
+    if own_test:
+        path, given = npz(tmp_path, x_train=GREYS, y_train=y, x_test=GREYS[:9]), {"x_test": torch.from_numpy(GREYS[:9])}
+    else:
+        path, given = npz(tmp_path, x=GREYS, y=y), {}
+    how = {"validation_size": 4, "pixels": "static", "seed": 5}
+    mine = GREYS.copy()
+    ours, theirs = vae.Data.from_arrays(mine, y, **given, **how), vae.load_data("npz", path=path, **how)
+    mine[:] = 0  # the data are a copy
+    assert (ours.shape, ours.kind) == (theirs.shape, theirs.kind)
+    assert ours.sha256() == theirs.sha256()
+    for split in ("train", "validation", "test"):
+        assert torch.equal(getattr(ours, split).x, getattr(theirs, split).x)
+        assert torch.equal(getattr(ours, split).index, getattr(theirs, split).index)
+    assert vae.Data.from_arrays(GREYS, y + 1, **given, **how).sha256() != ours.sha256()  # labels are data too
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": [[1.0, 2.0], [3.0]]}, "x is not an array: its rows differ in length"),
+        ({"x": OBJECTS}, r"from_arrays: x: has shape \(1,\)"),
+        ({"x": GREYS, "y_test": [1]}, "from_arrays: holds y_test without x_test"),
+        ({"x": GREYS, "x_test": GREYS, "test_size": 3}, "from_arrays has its own x_test; leave test_size out"),
+        ({"x": GREYS, "test_sise": 3}, "from_arrays: test_sise: no such setting; did you mean test_size"),
+        ({"x": GREYS, "validation_size": 40}, "do not fit into the 27 data"),
+    ],
+)
+def test_what_from_arrays_cannot_use_is_named(given, message):
+    with pytest.raises((DataError, ConfigError), match=message):
+        vae.Data.from_arrays(**given)
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "truncated", "text", "one array", "bad member", "folder"])
@@ -503,5 +562,6 @@ def test_every_set_has_a_test_or_is_one_of_torchvisions():
         "digits",
         "npz",
         "folder",
+        "arrays",
         "loader",
     }

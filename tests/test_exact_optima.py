@@ -22,7 +22,7 @@ def at_the_mean_field_optimum(W, s2, x):
     problem.A = torch.linalg.inv(problem.precision) @ W.T / s2
     problem.S = 1 / problem.precision.diagonal()
     model = problem.model()
-    estimate, _ = EstimatorB()(model, x, cubature(J).expand(-1, len(x), -1), {}, 0)
+    estimate, _ = EstimatorB()(model, x, {"eps": cubature(J).expand(-1, len(x), -1)}, {}, 0)
     estimate.surrogate.sum().backward()
     shortfall = 0.5 * (problem.precision.diagonal().log().sum() - torch.linalg.slogdet(problem.precision)[1])
     return problem, estimate.bound, model.encoder.bias.grad, shortfall
@@ -74,6 +74,6 @@ def test_the_noise_that_each_posterior_leads_to(kind, s2):
         decoder.weight.copy_(W)
     likelihood = vae.Gaussian((D,), variance="shared", std=math.sqrt(s2), floor=1e-9)
     model = vae.VAE(encoder, decoder, likelihood, posterior=head).double()
-    estimate, _ = EstimatorB()(model, x, cubature(J).expand(-1, len(x), -1), {}, 0)
+    estimate, _ = EstimatorB()(model, x, {"eps": cubature(J).expand(-1, len(x), -1)}, {}, 0)
     estimate.surrogate.mean().backward()
     assert likelihood.log_variance.grad.abs() < 1e-6

@@ -16,10 +16,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import vae
 from vae.algorithms import AEVB
+from vae.data import Batch, Resident
 from vae.errors import TrainingFailed
 from vae.objectives import EstimatorB, WeightedKL
+from vae.randomness import Noise, Streams
 from vae.training import compiled, gradients, read_settings
 from vae.training.loading import load_run
+from vae.training.parallel import part_of
 from vae.training.run import train
 
 
@@ -334,7 +337,7 @@ def test_a_compiled_step_that_is_not_finite_changes_nothing(traced_only):
         seen.append([p.detach().clone() for p in state.model.parameters()])
 
     def nan_from_the_second_on(self, model, batch, *given):
-        return original(self, model, batch * (float("nan") if seen else 1.0), *given)
+        return original(self, model, Batch(batch.x * (float("nan") if seen else 1.0)), *given)
 
     original = AEVB.values
     with pytest.MonkeyPatch.context() as patch:
@@ -351,7 +354,7 @@ def test_minibatches_of_other_sizes_are_eager(tmp_path, monkeypatch):
     sizes = []
 
     def program(function, given):
-        return lambda *given: (sizes.append(len(given[2])), function(*given))[1]
+        return lambda *given: (sizes.append(len(given[2].x)), function(*given))[1]
 
     monkeypatch.setattr(compiled, "compiled", program)
     run, _ = trained(config(train={"epochs": 2}))
@@ -375,3 +378,41 @@ def test_a_line_of_an_error_says_more_than_that_there_is_one():
     )
     assert gradients.one_line(RuntimeError("one\ntwo")) == "one"
     assert gradients.one_line(ValueError()) == "ValueError"
+
+
+# ------------------------------------------------------------------------------------- more than one noise
+
+
+class NoisyCodes(EstimatorB):
+    """Estimator B with noise added to what the decoder sees, of each datum and of all of them together."""
+
+    def noises(self, model, batch_size):
+        more = {"each": Noise("normal", (batch_size, 3), data_axis=0), "all": Noise("uniform", (3,))}
+        return {**super().noises(model, batch_size), **more}
+
+    def __call__(self, model, x, noise, memory, step):
+        eps = noise["eps"] + noise["each"] + noise["all"]
+        return super().__call__(model, x, {"eps": eps}, memory, step)
+
+
+def test_an_objective_may_need_several_noises_and_a_minibatch_may_have_labels():
+    data = vae.load_data("digits", pixels="static", train_size=12)
+    model = vae.build(config(train={"precision": "float64"})).double()
+    algorithm = AEVB(NoisyCodes(), torch.optim.SGD)
+    state, streams = algorithm.init(model), Streams(0, torch.device("cpu"))
+    batch = next(Resident(data.train, 8, 0, streams.device, torch.float64).epoch(0, 0, streams))
+    batch = Batch(batch.x.double(), batch.y)
+    needed = algorithm.noises(state, 8)
+    noise = streams.draw(needed, torch.float64)
+    assert {name: tuple(draw.shape) for name, draw in noise.items()} == {"eps": (1, 8, 3), "each": (8, 3), "all": (3,)}
+    fast = compiled.CompiledGradient(algorithm, model, 8)
+    assert (
+        compiled.disagreement(fast, algorithm, state, batch, [noise, streams.draw(needed, torch.float64)], 2e-16)
+        is None
+    )
+    whole = algorithm.values(model, batch, noise, {}, 0)[2]
+    parts = [part_of(batch, noise, needed, rows) for rows in (slice(0, 3), slice(3, 8))]
+    assert [part.y.tolist() for part, _ in parts] == [batch.y[:3].tolist(), batch.y[3:].tolist()]
+    sums = [algorithm.values(model, *part, {}, 0)[2] for part in parts]  # what each of two processes computes
+    for name, value in whole.items():
+        assert sum(each[name] for each in sums).item() == pytest.approx(value.item(), rel=1e-12)

@@ -93,7 +93,7 @@ def test_an_infinite_variance_shows_in_the_library_s_weights():
 def gradients(objective, K, reps, seed, mean=0.4, std=0.7):
     """(reps, 4) gradients in q's mean and log std, and in w and b, from independent noise."""
     model = LinearGaussian.reference(mean, std).model_of_rows(reps)
-    estimate, _ = objective(num_samples=K)(model, ONE.expand(reps, 1), numbers(K, reps, 1, seed=seed), {}, 0)
+    estimate, _ = objective(num_samples=K)(model, ONE.expand(reps, 1), {"eps": numbers(K, reps, 1, seed=seed)}, {}, 0)
     estimate.surrogate.sum().backward()
     return gradients_of_rows(model)
 

@@ -17,7 +17,7 @@ def both(objective, modified, step=0, problem=None, seed=0):
     out = []
     for each in (objective, modified):
         model = problem.model()
-        estimate, _ = each(model, problem.data(M), numbers(each.num_samples, M, J, seed=seed), {}, step)
+        estimate, _ = each(model, problem.data(M), {"eps": numbers(each.num_samples, M, J, seed=seed)}, {}, step)
         estimate.surrogate.mean().backward()
         out.append((estimate, model))
     return out
@@ -41,7 +41,7 @@ def test_gradient_under_beta(name):
     noise, weights = gauss_hermite(3, 1, J)
     rows = noise[:, :, None].expand(-1, -1, M, -1).reshape(1, -1, J)
     weighted = WeightedKL(OBJECTIVES[name](num_samples=1), beta)
-    estimate, _ = weighted(model, x.repeat(len(weights), 1), rows, {}, 0)
+    estimate, _ = weighted(model, x.repeat(len(weights), 1), {"eps": rows}, {}, 0)
     (weights @ estimate.surrogate.view(-1, M)).mean().backward()
     exact, mean = problem.gradients(x), x @ problem.A.T + problem.c
     d_kl = {"A": mean.T @ x / M, "log_std": problem.S - 1}
@@ -80,7 +80,7 @@ def test_free_bits(beta, warm_up, weight):
     """A latent whose mean KL lies below the free nats gets no gradient from it, another the ordinary one."""
     problem = LinearGaussian.random(D, J)
     with torch.no_grad():
-        elements = EstimatorB()(problem.model(), problem.data(M), numbers(1, M, J), {}, 0)[0].kl_elements
+        elements = EstimatorB()(problem.model(), problem.data(M), {"eps": numbers(1, M, J)}, {}, 0)[0].kl_elements
     of_latents = elements.mean(0)
     free = of_latents.median().item() + 1e-3  # two latents below, one above; single data lie on the other side
     below = of_latents < free
@@ -113,7 +113,7 @@ def test_a_modifier_keeps_samples_memory_and_bias_of_the_objective_within():
     x, noise, model = problem.data(M), numbers(3, M, J), problem.model()
     weighted = WeightedKL(objective, 2.0)
     assert weighted.num_samples == 3
-    assert weighted(model, x, noise, {}, 0)[1] == objective(model, x, noise, {}, 0)[1] != {}
+    assert weighted(model, x, {"eps": noise}, {}, 0)[1] == objective(model, x, {"eps": noise}, {}, 0)[1] != {}
     assert weighted.bias(model) is None
     biased = OBJECTIVES["stl"](num_samples=3)
     assert WeightedKL(biased).bias(model) == biased.bias(model) is not None

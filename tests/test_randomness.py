@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.oracles import z_score
-from vae.randomness import Streams, datum_noise, derive, permutation, seeded
+from vae.randomness import Noise, Streams, datum_noise, derive, permutation, seeded
 
 
 def test_rows_do_not_depend_on_the_rows_before_them():
@@ -48,13 +48,15 @@ def test_uniform_noise_is_uniform():
 
 def test_training_noise_is_fresh_at_each_step_and_goes_on_after_a_restore():
     streams = Streams(0, torch.device("cpu"))
-    first = streams.draw("normal", (3, 4, 2), torch.float64)
+    noises = {"eps": Noise("normal", (3, 4, 2)), "u": Noise("uniform", (5,))}
+    first = streams.draw(noises, torch.float64)
     state = streams.state()
-    second = streams.draw("normal", (3, 4, 2), torch.float64)
-    assert not (first == second).any()
+    second = streams.draw(noises, torch.float64)
+    assert not any((first[name] == second[name]).any() for name in noises)
     other = Streams(1, torch.device("cpu"))
     other.restore(state, 1)
-    assert torch.equal(other.draw("normal", (3, 4, 2), torch.float64), second)
+    third = other.draw(noises, torch.float64)
+    assert all(torch.equal(third[name], second[name]) for name in noises)
 
 
 def test_an_epoch_is_a_new_permutation_of_all_data():

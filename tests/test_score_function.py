@@ -115,7 +115,7 @@ def test_the_objective_reads_its_memory_before_the_step_enters_it():
 
     def gradient(objective, memory):
         model = problem.model()
-        estimate, memory = objective(model, x, noise, memory, 0)
+        estimate, memory = objective(model, x, {"eps": noise}, memory, 0)
         estimate.surrogate.sum().backward()
         return model.encoder.weight.grad, memory, estimate.bound
 
@@ -139,7 +139,7 @@ def test_the_kl_to_be_weighed_has_the_same_baseline():
     problem, L = LinearGaussian.scalar(), 5
     model, noise = problem.model(), numbers(L, 1, 1)
     objective = ScoreFunction(num_samples=L, baseline="leave_one_out")
-    objective(model, torch.tensor([[1.7]]), noise, {}, 0)[0].terms["kl"].sum().backward()
+    objective(model, torch.tensor([[1.7]]), {"eps": noise}, {}, 0)[0].terms["kl"].sum().backward()
     eps, z = noise[:, 0, 0], 0.3 + 0.6 * noise[:, 0, 0]
     log_ratio = 0.5 * (z.square() - eps.square())  # up to a constant
     score = eps / 0.6

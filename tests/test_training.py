@@ -10,7 +10,7 @@ import torch
 
 import vae
 from vae.algorithms import AEVB, OPTIMIZERS
-from vae.data import Data
+from vae.data import Batch, Data
 from vae.distributions import has_exact_kl
 from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
 from vae.objectives import OBJECTIVES, EstimatorB, WeightedKL
@@ -214,7 +214,7 @@ def test_reduction_by_sum_and_by_mean_differ_by_the_size_of_the_minibatch():
         model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
         algorithm = AEVB(EstimatorB(), OPTIMIZERS["sgd"], reduction)
         x, noise = (torch.rand(7, *SHAPE) > 0.5).float(), torch.randn(1, 7, 2)
-        algorithm.step(algorithm.init(model), x, noise)
+        algorithm.step(algorithm.init(model), Batch(x), {"eps": noise})
         gradients[reduction] = torch.cat([p.grad.flatten() for p in model.parameters()])
     torch.testing.assert_close(gradients["sum"], 7 * gradients["mean"], rtol=1e-4, atol=1e-5)
 
@@ -234,7 +234,7 @@ def test_one_step_of_aevb_is_one_step_up_the_bound():
     expected = [p + 0.1 * g for p, g in zip(model.parameters(), gradients, strict=True)]
     algorithm = AEVB(EstimatorB(num_samples=3), lambda p: torch.optim.SGD(p, lr=0.1))
     state = algorithm.init(model)
-    assert algorithm.step(state, x, noise)["elbo"].item() == pytest.approx(bound.sum().item(), abs=1e-9)
+    assert algorithm.step(state, Batch(x), {"eps": noise})["elbo"].item() == pytest.approx(bound.sum().item(), abs=1e-9)
     assert state.step == 1
     for ours, theirs in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
@@ -467,7 +467,7 @@ def test_a_gradient_is_clipped_to_its_norm():
     torch.manual_seed(0)
     model = vae.VAE(vae.mlp_encoder(SHAPE, 4), vae.mlp_decoder(2, SHAPE), vae.Bernoulli(SHAPE))
     algorithm = AEVB(EstimatorB(), OPTIMIZERS["sgd"], "sum", clip_grad_norm=0.5)
-    algorithm.step(algorithm.init(model), (torch.rand(7, *SHAPE) > 0.5).float(), torch.randn(1, 7, 2))
+    algorithm.step(algorithm.init(model), Batch((torch.rand(7, *SHAPE) > 0.5).float()), {"eps": torch.randn(1, 7, 2)})
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     assert norm.item() == pytest.approx(0.5, rel=1e-5)
 

@@ -64,7 +64,7 @@ def test_settings_reach_the_algorithm():
     state = algorithm.init(vae.build(config()))
     assert (algorithm.clip_grad_norm, algorithm.reduction, algorithm.autocast) == (0.5, "sum", torch.bfloat16)
     assert state.optimizer.param_groups[0]["weight_decay"] == 0.1
-    assert algorithm.noise(state, 5).shape == (3, 5, 2)  # a draw a datum, L of them
+    assert algorithm.noises(state, 5)["eps"].shape == (3, 5, 2)  # a draw a datum, L of them
     assert build_algorithm(read_settings(config()), 200, 4).autocast is None
 
 
@@ -151,7 +151,7 @@ def test_the_seed_moves_every_stream(what, monkeypatch):
         steps, real = [], AEVB.step
 
         def step(self, state, batch, noise):
-            steps.append({"order": batch.clone(), "noise": noise.clone(), "modules": torch.initial_seed()})
+            steps.append({"order": batch.x.clone(), "noise": noise["eps"].clone(), "modules": torch.initial_seed()})
             return real(self, state, batch, noise)
 
         with monkeypatch.context() as patch:

@@ -7,8 +7,8 @@ order, batch size, limit or device.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ NoiseKind = Literal["normal", "uniform"]
 
 
 class Noise(NamedTuple):
-    """The distribution of eps, and the shape of one draw."""
+    """The distribution of eps, the shape of a draw, and its axis over the data of a minibatch, if it has one."""
 
     kind: NoiseKind
     shape: tuple[int, ...]
+    data_axis: int | None = None
 
+
+Draws = Mapping[str, Tensor]  # the noise of a step, by name
 
 _DRAW = {"normal": torch.randn, "uniform": torch.rand}
 
@@ -46,7 +49,7 @@ def seeded(seed: int, *names: str | int) -> Iterator[None]:
 
 
 class Streams:
-    """The generators of a training run: `noise` (of the posterior), `pixels` (dynamic binarization), `modules` (torch's
+    """The generators of a training run: `noise` (of its steps), `pixels` (dynamic binarization), `modules` (torch's
     default generators, from which a user's own modules draw)."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -54,9 +57,10 @@ class Streams:
         self.noise = torch.Generator(device).manual_seed(derive(seed, "noise"))
         self.pixels = torch.Generator(device).manual_seed(derive(seed, "pixels"))
 
-    def draw(self, kind: NoiseKind, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The next noise of a training step."""
-        return _DRAW[kind](tuple(shape), generator=self.noise, dtype=dtype, device=self.device)
+    def draw(self, noises: Mapping[str, Noise], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The next noise of a training step, by name."""
+        how: dict[str, Any] = {"generator": self.noise, "dtype": dtype, "device": self.device}
+        return {name: _DRAW[noise.kind](noise.shape, **how) for name, noise in noises.items()}
 
     def state(self) -> dict[str, Tensor]:
         """The states of all generators, as tensors."""

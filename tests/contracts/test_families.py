@@ -172,7 +172,7 @@ def test_every_family_has_an_oracle():
 
 def draw(family, *samples, seed=3):
     """Noise from NumPy's generator."""
-    kind, shape = family.noise
+    kind, shape, _ = family.noise
     generator = np.random.default_rng(seed)
     fill = generator.standard_normal if kind == "normal" else generator.random
     return torch.from_numpy(fill((*samples, *shape)))
@@ -180,7 +180,7 @@ def draw(family, *samples, seed=3):
 
 def grid(family, smooth=True):
     """Nodes of the trapezoidal rule in the numbers of noise that one z hangs on, and their weights."""
-    kind, shape = family.noise
+    kind, shape, _ = family.noise
     vector = family.entropy.ndim < family.mean.ndim
     axes = shape[-1] if vector else math.prod(shape[family.mean.ndim :])
     points = {1: 1000 if smooth else 40_000, 2: 90, 3: 34}[axes]
@@ -334,7 +334,7 @@ class TestFamily:
         """Uniform generators reach 0 and 1 - 2^-24; normal ones, 6."""
         parameters = [p.float().requires_grad_() for p in case.parameters]
         family = case.make(*parameters)
-        kind, shape = family.noise
+        kind, shape, _ = family.noise
         edges = (0.0, 1 - 2.0**-24, 1.0) if kind == "uniform" else (-6.0, 0.0, 6.0)
         last = shape[-1] if len(shape) > 2 or case.vector else 1
         for corner in itertools.product(edges, repeat=last):

@@ -188,7 +188,7 @@ def test_simulated_data_lie_in_the_support_and_have_the_mean(name, options, x, o
     """4,000 draws an element; the largest of 240 z-scores exceeds 5.5 at a rate of 1e-5."""
     likelihood = moved(LIKELIHOODS[name](SHAPE, **options))
     distribution = likelihood(numbers(L, M, *likelihood.output_shape, seed=5))
-    kind, shape = distribution.noise
+    kind, shape, _ = distribution.noise
     assert shape == (L, M, *SHAPE)
     g = torch.Generator().manual_seed(3)
     draw = {"uniform": torch.rand, "normal": torch.randn}[kind]

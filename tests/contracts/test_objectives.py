@@ -57,7 +57,7 @@ def test_every_objective_has_an_oracle():
 
 
 def estimate(name, options, model, x, noise):
-    return OBJECTIVES[name](num_samples=len(noise), **options)(model, x, noise, MEMORY, 0)
+    return OBJECTIVES[name](num_samples=len(noise), **options)(model, x, {"eps": noise}, MEMORY, 0)
 
 
 def over_nodes(values, weights):  # (nodes * M, ...) -> (M, ...)
@@ -277,7 +277,7 @@ def moments(objective, problem, x, L, memory):
     """Mean and variance of the bound and of the gradient in mean and log std, exactly."""
     noise, weights = gauss_hermite(6, L)
     model = problem.model_of_rows(len(weights))
-    got, _ = objective(model, x.expand(len(weights), 1), noise, memory, 0)
+    got, _ = objective(model, x.expand(len(weights), 1), {"eps": noise}, memory, 0)
     got.surrogate.sum().backward()
     values = torch.cat([got.bound.detach()[:, None], gradients_of_rows(model)[:, :2]], 1)
     mean = weights @ values
@@ -322,7 +322,7 @@ def test_a_monte_carlo_mean_and_variance_agree_with_the_gauss_rule():
     """1e6 samples; 2 % of the variance and 4.5 standard errors of the mean (fixed seed)."""
     n, problem = 1_000_000, LinearGaussian.scalar()
     model = problem.model_of_rows(n)
-    got, _ = StickingTheLanding()(model, torch.full((n, 1), 1.7), numbers(1, n, 1, seed=12), {}, 0)
+    got, _ = StickingTheLanding()(model, torch.full((n, 1), 1.7), {"eps": numbers(1, n, 1, seed=12)}, {}, 0)
     got.surrogate.sum().backward()
     d_mean, d_log_std = gradients_of_rows(model)[:, :2].T
     assert d_mean.var().item() == pytest.approx(0.9242, rel=0.02)
@@ -337,7 +337,7 @@ def test_where_q_is_the_posterior_the_bound_is_constant_and_path_gradients_vanis
     problem = LinearGaussian.random(D, 1).at_posterior()
     x, model = problem.data(M), problem.model()
     noise = numbers(objective.num_samples, M, 1, seed=4, scale=3)
-    got, _ = objective(model, x, noise, {}, 0)
+    got, _ = objective(model, x, {"eps": noise}, {}, 0)
     torch.testing.assert_close(got.bound, problem.log_p_x(x), rtol=1e-11, atol=1e-11)
     got.surrogate.sum().backward()
     largest = max(p.grad.abs().max().item() for p in model.encoder.parameters())
@@ -361,7 +361,7 @@ def test_the_optimum_of_the_bound_is_probabilistic_pca():
 
     def closure():
         optimizer.zero_grad()
-        value = -EstimatorB()(model, x, noise, {}, 0)[0].surrogate.mean()
+        value = -EstimatorB()(model, x, {"eps": noise}, {}, 0)[0].surrogate.mean()
         value.backward()
         return value
 

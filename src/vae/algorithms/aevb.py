@@ -10,16 +10,17 @@ from torch.optim import Optimizer
 
 from vae.algorithms.base import State, Sums, check_finite
 from vae.algorithms.optimizers import optimizer_step
-from vae.distributions import Noise
+from vae.data import Batch
 from vae.models import VAE
 from vae.objectives import Memory, Objective
+from vae.randomness import Draws, Noise
 
 # The gradient of a step: it leaves p.grad and the buffers behind, and gives the new memory and the sums. All forms of
 # a step (eager, compiled, data-parallel) differ in this alone.
-Gradient = Callable[["AEVB", State, Tensor, Tensor], tuple[Memory, Sums]]
+Gradient = Callable[["AEVB", State, Batch, Draws], tuple[Memory, Sums]]
 
 
-def eager(algorithm: "AEVB", state: State, batch: Tensor, noise: Tensor) -> tuple[Memory, Sums]:
+def eager(algorithm: "AEVB", state: State, batch: Batch, noise: Draws) -> tuple[Memory, Sums]:
     """The gradient by backpropagation, as PyTorch runs it: the specification of the other forms."""
     maximised, memory, sums = algorithm.values(state.model, batch, noise, state.memory, state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -48,36 +49,35 @@ class AEVB:
             group["initial_lr"] = group["lr"]
         return State(model, optimizer)
 
-    def noise(self, state: State, batch_size: int) -> Noise:
-        """What the next step needs as noise: eps of shape (L, M, J)."""
-        kind, shape = state.model.noise
-        return Noise(kind, (self.objective.num_samples, batch_size, *shape))
+    def noises(self, state: State, batch_size: int) -> dict[str, Noise]:
+        """What is drawn for the next step: what the objective needs."""
+        return self.objective.noises(state.model, batch_size)
 
     def values(
-        self, model: VAE, batch: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, batch: Batch, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Tensor, Memory, Sums]:
-        """What a step maximises on a minibatch (M, *data_shape), reduced over it; the memory; the sums.
+        """What a step maximises on a minibatch of M data, reduced over it; the memory; the sums.
 
         This is the whole mathematics of a step before its derivative, and every form of the gradient calls it.
         """
-        images = batch if self.expand is None else self.expand(batch)
-        with torch.autocast(batch.device.type, self.autocast, enabled=self.autocast is not None):
+        images = batch.x if self.expand is None else self.expand(batch.x)
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             estimate, memory = self.objective(model, images, noise, memory, step)
         total = estimate.surrogate.sum()
         values = {"elbo": estimate.elbo, **estimate.terms}
         if estimate.objective is not None:  # it is not the ELBO
             values["objective"] = estimate.objective
         sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}
-        return total if self.reduction == "sum" else total / len(batch), memory, sums
+        return total if self.reduction == "sum" else total / len(images), memory, sums
 
-    def step(self, state: State, batch: Tensor, noise: Tensor) -> Sums:
-        """Ascend the objective on a minibatch (M, *data_shape), of stored pixels if `expand` is given.
+    def step(self, state: State, batch: Batch, noise: Draws) -> Sums:
+        """Ascend the objective on a minibatch, of stored pixels if `expand` is given.
 
         TrainingFailed if it is not finite, before any parameter changes. On CUDA looking at a number waits for the
         device, so there the trainer looks, at the end of an epoch and before a checkpoint.
         """
         memory, sums = self.gradient(self, state, batch, noise)
-        if not batch.is_cuda:
+        if not batch.x.is_cuda:
             check_finite(sums, state.model, f"at step {state.step + 1}")
         self.update(state, memory)
         return sums

@@ -8,10 +8,11 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vae.distributions import Noise
+from vae.data import Batch
 from vae.errors import TrainingFailed
 from vae.models import VAE
 from vae.objectives import Memory
+from vae.randomness import Draws, Noise
 
 Sums = dict[str, Tensor]  # by name, over a minibatch, nats, from before the update: what a log line is made of
 
@@ -36,20 +37,19 @@ class Algorithm(Protocol):
     def init(self, model: VAE) -> State:
         """The state before the first step."""
 
-    def noise(self, state: State, batch_size: int) -> Noise:
-        """What the next step needs as noise: its distribution and shape."""
+    def noises(self, state: State, batch_size: int) -> dict[str, Noise]:
+        """What is drawn for the next step, by name."""
 
-    def step(self, state: State, batch: Tensor, noise: Tensor) -> Sums:
+    def step(self, state: State, batch: Batch, noise: Draws) -> Sums:
         """Update the state by a minibatch. TrainingFailed if what is maximised is not finite."""
 
 
 def check_finite(sums: Mapping[str, Tensor], model: nn.Module, when: str) -> None:
     """TrainingFailed if a sum is not finite: which term, when ("at step 7"), and the largest gradient."""
-    objective = sums.get("objective", sums.get("elbo"))  # it carries the NaN and infinity of its terms
-    if objective is None or math.isfinite(objective):
+    bad = [name for name in sums if not math.isfinite(sums[name])]
+    if not bad:
         return
-    terms = (name for name in sums if name not in ("elbo", "objective"))
-    term = next((name for name in terms if not math.isfinite(sums[name])), "the objective")
+    term = next((name for name in bad if name not in ("elbo", "objective")), "the objective")
     raise TrainingFailed(
         f"{term} is not finite {when}; {largest_gradient(model)}; try a smaller learning rate, or train.clip_grad_norm"
     )

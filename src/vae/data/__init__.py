@@ -3,7 +3,7 @@
 `datasets` is the table of them, `files` reads them, `splits` and `pixels` prepare them, and `batches` orders them.
 """
 
-from vae.data.batches import Loader, Resident
+from vae.data.batches import Batch, Loader, Resident
 from vae.data.datasets import DATASETS
 from vae.data.pixels import PIXELS
 from vae.data.splits import Data, DataSettings, Split, data_root, kind_of, load_data, read_user_split
@@ -11,6 +11,7 @@ from vae.data.splits import Data, DataSettings, Split, data_root, kind_of, load_
 __all__ = [
     "DATASETS",
     "PIXELS",
+    "Batch",
     "Data",
     "DataSettings",
     "Loader",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,14 @@ from vae.data.pixels import draw, expand
 from vae.data.splits import Split
 from vae.distributions import support_of
 from vae.errors import UsageError
-from vae.randomness import Streams, permutation
+from vae.randomness import Noise, Streams, permutation
+
+
+class Batch(NamedTuple):
+    """A minibatch of M data, with their labels or targets if there are any."""
+
+    x: Tensor  # (M, *shape), as stored
+    y: Tensor | None = None  # (M, ...)
 
 
 class Resident:
@@ -24,15 +31,15 @@ class Resident:
     exact_within_epochs = True
 
     def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.x = split.x.to(device)
+        self.x, self.y = split.x.to(device), None if split.y is None else split.y.to(device)
         self.scale, self.dynamic = split.scale, split.dynamic
         self.batch_size, self.seed, self.dtype = batch_size, seed, dtype
         self.num_data = len(split)
         self.num_batches = -(-self.num_data // batch_size)
         self.smallest_batch = self.num_data % batch_size or batch_size
 
-    def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
-        """The minibatches of an epoch from number `start` on, as stored (M, *shape); the last may be smaller."""
+    def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Batch]:
+        """The minibatches of an epoch from number `start` on; the last may be smaller."""
         for rows in self.order(epoch).split(self.batch_size)[start:]:
             yield self.minibatch(rows, streams)
 
@@ -40,12 +47,13 @@ class Resident:
         """The order of the data in an epoch, (N,)."""
         return permutation(self.seed, epoch, self.num_data).to(self.x.device)
 
-    def minibatch(self, rows: Tensor, streams: Streams) -> Tensor:  # (M,) -> (M, *shape)
-        """The data of these rows as stored; if they are dynamic, as binary pixels drawn anew."""
-        stored = self.x.index_select(0, rows)
-        return draw(expand(stored, self.scale, self.dtype), streams.pixels) if self.dynamic else stored
+    def minibatch(self, rows: Tensor, streams: Streams) -> Batch:
+        """The data of these rows (M,) as stored; if they are dynamic, as binary pixels drawn anew."""
+        x = self.x.index_select(0, rows)
+        x = draw(expand(x, self.scale, self.dtype), streams.pixels) if self.dynamic else x
+        return Batch(x, None if self.y is None else self.y.index_select(0, rows))
 
-    def example(self, streams: Streams) -> Tensor:
+    def example(self, streams: Streams) -> Batch:
         """The first minibatch of the first epoch."""
         return next(self.epoch(0, 0, streams))
 
@@ -85,11 +93,11 @@ class Loader:
         if loader.drop_last and size is not None:
             self.num_data, self.smallest_batch = self.num_batches * size, size
 
-    def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Tensor]:
+    def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Batch]:
         """The minibatches of an epoch, as images (M, *shape). UsageError if shape or values do not fit."""
         support = support_of(self.support)
-        for batch in self.loader:
-            images = batch[0] if isinstance(batch, list | tuple) else batch
+        for given in self.loader:
+            images, *more = given if isinstance(given, list | tuple) else (given,)
             if not isinstance(images, Tensor) or not images.is_floating_point():
                 raise UsageError("the DataLoader must give tensors of floats, alone or first in a tuple")
             if tuple(images.shape[1:]) not in (self.shape, (math.prod(self.shape),)):
@@ -100,11 +108,12 @@ class Loader:
                     f"the DataLoader gives values on [{low:g}, {high:g}]; the likelihood's support is {self.support}: "
                     f"{support.words}"
                 )
-            yield images.to(self.device, self.dtype).reshape(len(images), *self.shape)
+            y = more[0].to(self.device) if more and isinstance(more[0], Tensor) else None
+            yield Batch(images.to(self.device, self.dtype).reshape(len(images), *self.shape), y)
 
-    def example(self, streams: Streams) -> Tensor:
+    def example(self, streams: Streams) -> Batch:
         """A stand-in for a minibatch, on [0, 1]: taking one from the loader would change its order."""
-        return streams.draw("uniform", (self.batch_size, *self.shape), self.dtype)
+        return Batch(streams.draw({"x": Noise("uniform", (self.batch_size, *self.shape))}, self.dtype)["x"])
 
     def expand(self, stored: Tensor) -> Tensor:
         """The minibatch itself: a loader gives images."""

@@ -1,6 +1,6 @@
 """The table of data sets: a row for each, with its reader and what is known before reading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -118,7 +118,16 @@ def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) ->
 
     Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, whatever their type.
     """
-    arrays = files.read_npz(Path(path))
+    return split_arrays(files.read_npz(Path(path)), path, seed, test_size)
+
+
+def split_arrays(arrays: Mapping[str, Any], path: str, seed: int, test_size: int | None) -> Raw:
+    """Arrays x_train and x_test, or x alone, of which `test_size` (a tenth) drawn at random are for testing.
+
+    DataError if names, shapes or values do not fit; `path` says in it where the arrays are from.
+    """
+    if "y_test" in arrays and "x_test" not in arrays:
+        raise DataError(f"{path}: holds y_test without x_test, whose labels they are")
     if "x_train" in arrays and "x_test" in arrays:
         if test_size is not None:
             raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
@@ -131,18 +140,27 @@ def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) ->
                 f"{path}: x_train is {x_train.dtype} {x_train.shape} and x_test is {x_test.dtype} {x_test.shape}; "
                 "a datum must have the same shape and type in both"
             )
-        return Raw(x_train, x_test, y_train, y_test, "the file's own x_train and x_test")
+        return Raw(x_train, x_test, y_train, y_test, "the given x_train and x_test")
     if "x" in arrays:
         x, y = files.checked(arrays["x"], arrays.get("y"), f"{path}: x")
         return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed)
     raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
 
 
+def _arrays(root: Path, seed: int, *, test_size: Count | None = None) -> Raw:
+    """Your own arrays; from Python only: vae.Data.from_arrays(x, y)."""
+    raise _only_from_python("arrays", "arrays in memory")
+
+
 def _loader(root: Path, seed: int) -> Raw:
     """Your own DataLoader; from Python only: vae.fit(model, loader)."""
-    raise UsageError(
-        "data.name: loader stands for a DataLoader of the user's own, which no config can build; give the data of such "
-        "a run by --data FILE.npz (holding x_test, or x), or the loader itself, from Python"
+    raise _only_from_python("loader", "a DataLoader of the user's own")
+
+
+def _only_from_python(name: str, what: str) -> UsageError:
+    return UsageError(
+        f"data.name: {name} stands for {what}, which no config can build; give the data of such a run by --data "
+        "FILE.npz (holding x_test, or x), or as they were, from Python"
     )
 
 
@@ -164,5 +182,6 @@ DATASETS: dict[str, DatasetRow] = {
     "digits": DatasetRow(_digits, (1, 8, 8), grey_levels=17),
     "npz": DatasetRow(_npz),
     "folder": DatasetRow(_folder),
+    "arrays": DatasetRow(_arrays),
     "loader": DatasetRow(_loader),
 }

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae.config import read
 from vae.data import files
-from vae.data.datasets import DATASETS, Raw
+from vae.data.datasets import DATASETS, Raw, split_arrays
 from vae.data.pixels import PIXELS, binarize, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError
@@ -107,6 +107,31 @@ class Data:
     validation: Split | None = None
     classes: tuple[str, ...] = ()
 
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any = None,
+        *,
+        x_test: Any = None,
+        y_test: Any = None,
+        classes: Sequence[str] = (),
+        **settings: Any,
+    ) -> "Data":
+        """Data from arrays, tensors or lists: x is (N, D), (N, H, W) or (N, C, H, W), y has a whole number per datum.
+
+            data = vae.Data.from_arrays(x, y, test_size=1000, validation_size=1000, seed=0)
+
+        Without `x_test`, `test_size` data drawn at random (a tenth) are for testing. Further keywords are the settings
+        of the data block of a config; values are read as in an .npz file. DataError if they do not fit.
+        """
+        names = ("x", "y") if x_test is None else ("x_train", "y_train")
+        given = {names[0]: x, names[1]: y, "x_test": x_test, "y_test": y_test}
+        arrays = {name: _copied(value, name) for name, value in given.items() if value is not None}
+        chosen = read(DataSettings, {"name": "arrays", **settings}, "from_arrays")
+        raw = split_arrays(arrays, "from_arrays", chosen.seed, **(chosen.options or {"test_size": None}))
+        return _split(raw._replace(classes=tuple(classes)), chosen)
+
     @property
     def name(self) -> str:
         """The row of DATASETS."""
@@ -118,13 +143,14 @@ class Data:
         return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
 
     def sha256(self) -> str:
-        """SHA-256 of the training and validation data."""
+        """SHA-256 of the training and validation data and their labels."""
         digest = hashlib.sha256()
-        for split in (self.train, self.validation):
-            if split is not None:
-                digest.update(f"{tuple(split.x.shape)} {split.scale}".encode())
-                values: Any = split.x.contiguous().reshape(-1).view(torch.uint8).numpy()  # no copy
-                digest.update(values)
+        given = [(split.scale, part) for split in (self.train, self.validation) if split for part in (split.x, split.y)]
+        for scale, values in given:
+            if values is not None:
+                digest.update(f"{tuple(values.shape)} {scale}".encode())
+                content: Any = values.contiguous().reshape(-1).view(torch.uint8).numpy()  # no copy
+                digest.update(content)
         return digest.hexdigest()
 
     def evaluation_split(self, name: str, limit: int | None = None) -> Split:
@@ -134,6 +160,17 @@ class Data:
             raise UsageError("there are no validation data in this run; data.validation_size sets some apart")
         split = split.first(limit)  # before pixels are drawn: the draw of a datum depends on its index alone
         return _fixed(split, "test" if name == "test" else "train", self.settings) if split.dynamic else split
+
+
+def _copied(values: Any, name: str) -> Any:
+    """A copy of the values as an array, so that the data stay as they are. DataError if they are no array."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    try:
+        return np.array(values)
+    except ValueError:
+        raise DataError(f"from_arrays: {name} is not an array: its rows differ in length") from None
 
 
 def _fixed(split: Split, name: str, settings: DataSettings) -> Split:

@@ -150,14 +150,14 @@ def _gradients(
     If the objective has a memory, it is first filled on WARM_UP minibatches, which give no gradients.
     """
     networks = {name: list(getattr(model, name).parameters()) for name in ("encoder", "decoder")}
-    kind, shape = model.noise
+    kind, shape, _ = model.noise
     memory: Memory = {}
     step, start = 0, 0
     while step < start + count:
         x = batch()
         places = range(step * len(x), (step + 1) * len(x))
         noise = datum_noise(kind, seed, stream, places, (objective.num_samples, *shape)).transpose(0, 1).to(x)
-        estimate, memory = objective(model, x, noise, memory, step)
+        estimate, memory = objective(model, x, {"eps": noise}, memory, step)
         flat = torch.autograd.grad(estimate.surrogate.mean(), [p for ps in networks.values() for p in ps])
         if step == 0 and memory:
             start = WARM_UP

@@ -76,7 +76,7 @@ def train_autoencoder(
     model.train()
     with seeded(seed, "modules"):
         for epoch in range(epochs):
-            for x in map(source.expand, source.epoch(epoch, 0, streams)):
+            for x in (source.expand(batch.x) for batch in source.epoch(epoch, 0, streams)):
                 log_p_x_given_z = model.log_likelihood(x, model.posterior(x).mean[None])  # (1, M)
                 optimizer.zero_grad()
                 (-log_p_x_given_z.mean()).backward()

@@ -52,7 +52,7 @@ class LinearGaussianRows(nn.Module):
         """The bound, and the gradient of the surrogate, row by row."""
         x = torch.full((len(self.values), 1), self.X, dtype=torch.float64)
         model: Any = self
-        estimate, _ = objective(model, x, noise, {}, 0)
+        estimate, _ = objective(model, x, {"eps": noise}, {}, 0)
         return estimate.bound, torch.autograd.grad(estimate.surrogate.sum(), self.values)[0]
 
 

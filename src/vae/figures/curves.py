@@ -25,7 +25,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "")
     """
     keys = [key for key in _PANELS if any(key in line for history in histories.values() for line in history)]
     made = figure(0.8 + 3.6 * len(keys), 3.6)
-    panels = made.subplots(1, len(keys))
+    panels = made.subplots(1, len(keys), squeeze=False)[0]
     several = len(histories) > 1
     for axes, key in zip(panels, keys, strict=True):
         seen: list[np.ndarray] = []

@@ -124,8 +124,7 @@ class VAE(nn.Module):
         log p(x|z) - KL(q(z|x) || p(z)), z = mean + std * eps (paper, equation 7); eps of datum m depends on (seed, m).
         """
         x = self.as_data(x)
-        kind, shape = self.noise
-        noise = datum_noise(kind, seed, "elbo", range(len(x)), (1, *shape))  # (M, 1, J)
+        noise = datum_noise(self.noise.kind, seed, "elbo", range(len(x)), (1, *self.noise.shape))  # (M, 1, J)
 
         def bound(rows: Tensor, eps: Tensor) -> Tensor:
             log_p_x_given_z, kl = self.bound_terms(self.posterior(rows), rows, eps.to(rows).transpose(0, 1))
@@ -161,8 +160,7 @@ class VAE(nn.Module):
         """The means of p(x|z) at n draws of z from the prior; draw i depends on (seed, i)."""
         if not isinstance(n, int) or n < 1:
             raise UsageError(f"n must be a whole number of at least 1, not {n!r}")
-        kind, shape = self.prior.noise
-        noise = datum_noise(kind, seed, "sample", range(n), shape)
+        noise = datum_noise(self.prior.noise.kind, seed, "sample", range(n), self.prior.noise.shape)
         return self.decode(self.prior.transform(self._like_parameters(noise)))
 
     def _like_parameters(self, values: Any) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from vae.models import VAE
+from vae.randomness import Draws, Noise
 
 Memory = dict[str, Tensor]  # what an estimator remembers between steps; part of the training state, mostly empty
 
@@ -35,13 +36,18 @@ class Objective(Protocol):
 
     @property
     def num_samples(self) -> int:
-        """L, the samples of z per datum; noise has shape (L, M, J)."""
+        """L, the samples of z per datum."""
+
+    def noises(self, model: VAE, batch_size: int) -> dict[str, Noise]:
+        """What is drawn for a minibatch: eps of q(z|x), (L, M, J)."""
+        return {"eps": Noise(model.noise.kind, (self.num_samples, batch_size, *model.noise.shape), data_axis=1)}
 
     def bias(self, model: VAE) -> str | None:
         """Why its gradient, averaged over the noise, is not that of what it maximises; None if it is."""
+        return None
 
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
         """The estimate for a minibatch."""
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vae.distributions import detached, log_ratio, sum_from
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory, support_depends_on_parameters
+from vae.objectives.base import Estimate, Memory, Objective, support_depends_on_parameters
+from vae.randomness import Draws
 from vae.schema import Count, validated
 
 
@@ -58,7 +59,7 @@ def _path_bias(model: VAE, name: str) -> str | None:
 
 @validated
 @dataclass(frozen=True, kw_only=True)
-class IWAE:
+class IWAE(Objective):
     """The importance-weighted bound by its total derivative, sum_k v_k d log w_k (Burda et al. 2016, equation 14).
 
     Unbiased for the gradient of L_K. The encoder's signal-to-noise ratio falls as K^(-1/2) (Rainforth et al. 2018).
@@ -66,19 +67,16 @@ class IWAE:
 
     num_samples: Count = 5
 
-    def bias(self, model: VAE) -> None:
-        """None: it is the derivative of the bound itself."""
-
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
-        """The bound L_K of each datum; noise (K, M, J)."""
-        return _estimate(log_weights(model, x, *model.posterior(x).transform_and_log_prob(noise))), memory
+        """The bound L_K of each datum; eps (K, M, J)."""
+        return _estimate(log_weights(model, x, *model.posterior(x).transform_and_log_prob(noise["eps"]))), memory
 
 
 @validated
 @dataclass(frozen=True, kw_only=True)
-class DReG:
+class DReG(Objective):
     """The importance-weighted bound, doubly reparameterized in the encoder: sum_k v_k^2 (d log w_k / d z_k) d z_k.
 
     Unbiased for the gradient of L_K, with a signal-to-noise ratio that grows as K^(1/2) (Tucker et al. 2019,
@@ -92,11 +90,11 @@ class DReG:
         return _path_bias(model, "dreg")
 
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
-        """The bound L_K of each datum; noise (K, M, J)."""
+        """The bound L_K of each datum; eps (K, M, J)."""
         q = model.posterior(x)
-        z, fixed = q.transform(noise), detached(q)
+        z, fixed = q.transform(noise["eps"]), detached(q)
         doubly = z.view_as(z)  # not z itself, through which the KL's gradient flows, weighted once
         weights = log_weights(model, x, doubly, fixed.log_prob(doubly))
         v = weights.log_w.detach().softmax(0)  # (K, M)
@@ -109,7 +107,7 @@ class DReG:
 
 @validated
 @dataclass(frozen=True, kw_only=True)
-class StickingTheLanding:
+class StickingTheLanding(Objective):
     """The path derivative of the bound, sum_k v_k (d log w_k / d z_k) d z_k (Roeder, Wu & Duvenaud 2017).
 
     Unbiased for K = 1 unless q's support depends on its parameters; it vanishes at q(z|x) = p(z|x). For K > 1 it is
@@ -125,9 +123,9 @@ class StickingTheLanding:
         return _path_bias(model, "stl")
 
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
-        """The bound L_K of each datum; noise (K, M, J)."""
+        """The bound L_K of each datum; eps (K, M, J)."""
         q = model.posterior(x)
-        z = q.transform(noise)
+        z = q.transform(noise["eps"])
         return _estimate(log_weights(model, x, z, detached(q).log_prob(z))), memory

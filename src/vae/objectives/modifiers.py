@@ -8,10 +8,11 @@ from torch import Tensor
 from vae.errors import UsageError
 from vae.models import VAE
 from vae.objectives.base import Estimate, Memory, Objective
+from vae.randomness import Draws, Noise
 
 
 @dataclass(frozen=True)
-class WeightedKL:
+class WeightedKL(Objective):
     """Maximise bound + KL - beta sum_j max(free_bits, KL_j), KL_j the minibatch's mean of latent j.
 
     beta is the weight of the KL (Higgins et al. 2017), rising linearly from 0 over the first `warm_up` steps (Sonderby
@@ -29,6 +30,10 @@ class WeightedKL:
         """L of the wrapped objective."""
         return self.objective.num_samples
 
+    def noises(self, model: VAE, batch_size: int) -> dict[str, Noise]:
+        """Those of the wrapped objective."""
+        return self.objective.noises(model, batch_size)
+
     def bias(self, model: VAE) -> str | None:
         """That of the wrapped objective."""
         return self.objective.bias(model)
@@ -40,7 +45,7 @@ class WeightedKL:
         return self.beta * (torch.as_tensor(step, dtype=torch.float64) / self.warm_up).clamp(max=1)
 
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
         """The estimate of the wrapped objective, with another surrogate."""
         estimate, memory = self.objective(model, x, noise, memory, step)

@@ -16,7 +16,8 @@ from torch import Tensor
 from vae.distributions import log_ratio, sum_from
 from vae.errors import ConfigError
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory, support_depends_on_parameters
+from vae.objectives.base import Estimate, Memory, Objective, support_depends_on_parameters
+from vae.randomness import Draws
 from vae.schema import Count, Interval, validated
 
 
@@ -48,7 +49,7 @@ def remember(memory: Memory, f: Tensor, decay: float) -> Memory:
 
 @validated
 @dataclass(frozen=True, kw_only=True)
-class ScoreFunction:
+class ScoreFunction(Objective):
     """The ELBO by the score function: (1/L) sum_l (f_l - b_l) d log q(z_l|x), f = log p(x, z) - log q(z|x).
 
     `baseline` b is 0 (none), the running mean of f over past steps (running), or the mean of the other samples
@@ -70,11 +71,11 @@ class ScoreFunction:
         return "score_function is biased if the support of q depends on its parameters; use sgvb_a or sgvb_b"
 
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
-        """The bound of each datum by estimator A; noise (L, M, J)."""
+        """The bound of each datum by estimator A; eps (L, M, J)."""
         q = model.posterior(x)
-        z = q.transform(noise).detach()
+        z = q.transform(noise["eps"]).detach()
         log_q = sum_from(q.log_prob(z), 2)  # (L, M)
         log_p_x_given_z = model.log_likelihood(x, z)  # (L, M)
         ratio = log_ratio(log_q.detach(), model.prior, z)  # (L, M)

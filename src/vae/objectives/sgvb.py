@@ -6,13 +6,14 @@ from torch import Tensor
 
 from vae.distributions import kl_divergence, log_ratio, sum_from
 from vae.models import VAE
-from vae.objectives.base import Estimate, Memory
+from vae.objectives.base import Estimate, Memory, Objective
+from vae.randomness import Draws
 from vae.schema import Count, validated
 
 
 @validated
 @dataclass(frozen=True, kw_only=True)
-class EstimatorB:
+class EstimatorB(Objective):
     """SGVB-B: -KL(q(z|x) || p(z)) in closed form + (1/L) sum_l log p(x|z_l), z_l = g(eps_l, x)   (equation 7).
 
     The KL is per datum, nats, never negative. UsageError if no closed form of it is known.
@@ -20,15 +21,12 @@ class EstimatorB:
 
     num_samples: Count = 1
 
-    def bias(self, model: VAE) -> None:
-        """None: it is the derivative of the bound itself."""
-
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
-        """The bound of each datum; noise (L, M, J)."""
+        """The bound of each datum; eps (L, M, J)."""
         q = model.posterior(x)
-        log_p_x_given_z = model.expected_log_likelihood(q, x, noise)  # (M,)
+        log_p_x_given_z = model.expected_log_likelihood(q, x, noise["eps"])  # (M,)
         elements = kl_divergence(q, model.prior)  # (M, J), or (M,) if q is joint
         kl = sum_from(elements, 1)  # (M,)
         bound = log_p_x_given_z - kl
@@ -38,7 +36,7 @@ class EstimatorB:
 
 @validated
 @dataclass(frozen=True, kw_only=True)
-class EstimatorA:
+class EstimatorA(Objective):
     """SGVB-A: (1/L) sum_l log p(x, z_l) - log q(z_l|x), z_l = g(eps_l, x)   (equation 6).
 
     Its `kl` is the Monte Carlo estimate (1/L) sum_l log q(z_l|x) - log p(z_l), which can be negative.
@@ -46,14 +44,11 @@ class EstimatorA:
 
     num_samples: Count = 1
 
-    def bias(self, model: VAE) -> None:
-        """None: it is the derivative of the bound itself."""
-
     def __call__(
-        self, model: VAE, x: Tensor, noise: Tensor, memory: Memory, step: int | Tensor
+        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Estimate, Memory]:
-        """The bound of each datum; noise (L, M, J)."""
-        z, log_q = model.posterior(x).transform_and_log_prob(noise)  # (L, M, J) both
+        """The bound of each datum; eps (L, M, J)."""
+        z, log_q = model.posterior(x).transform_and_log_prob(noise["eps"])  # (L, M, J) both
         log_p_x_given_z = model.log_likelihood(x, z).mean(0)  # (M,)
         kl = log_ratio(log_q, model.prior, z).mean(0)  # (M,)
         bound = log_p_x_given_z - kl

@@ -14,9 +14,10 @@ from torch.func import functional_call, grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from vae.algorithms import AEVB, State, Sums, Values, eager
+from vae.data import Batch
 from vae.models import VAE
 from vae.objectives import Memory
-from vae.randomness import seeded
+from vae.randomness import Draws, seeded
 
 
 class Pure(NamedTuple):
@@ -37,7 +38,7 @@ def pure_gradient(algorithm: AEVB, model: VAE) -> Callable[..., Pure]:
     names, buffer_names = [n for n, _ in values.named_parameters()], [n for n, _ in values.named_buffers()]
 
     def minimised(
-        parameters: list[Tensor], buffers: list[Tensor], batch: Tensor, noise: Tensor, memory: Memory, step: Tensor
+        parameters: list[Tensor], buffers: list[Tensor], batch: Batch, noise: Draws, memory: Memory, step: Tensor
     ) -> tuple[Tensor, tuple[list[Tensor], Memory, Sums]]:
         written = dict(zip(buffer_names, (b.clone() for b in buffers), strict=True))  # a module may write into them
         tensors = {**dict(zip(names, parameters, strict=True)), **written}
@@ -61,13 +62,13 @@ class CompiledGradient:
         self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
         self.programs: dict[tuple[str, ...], Callable[..., Pure]] = {}  # by the names of what the memory holds
 
-    def __call__(self, algorithm: AEVB, state: State, batch: Tensor, noise: Tensor) -> tuple[Memory, Sums]:
+    def __call__(self, algorithm: AEVB, state: State, batch: Batch, noise: Draws) -> tuple[Memory, Sums]:
         """The eager gradient up to rounding."""
-        if len(batch) != self.batch_size:
+        if len(batch.x) != self.batch_size:
             return eager(algorithm, state, batch, noise)
         for parameter in self.parameters:
             parameter.grad = None  # its memory, still in the cache, becomes the new gradient's
-        step = torch.full((), state.step, device=batch.device)
+        step = torch.full((), state.step, device=batch.x.device)
         given = [p.detach() for p in self.parameters], self.buffers, batch, noise, state.memory, step
         with torch.no_grad():
             kind = tuple(state.memory)
@@ -78,7 +79,7 @@ class CompiledGradient:
                 torch._foreach_copy_(self.buffers, found.buffers)  # in one call
         for parameter, derivative in zip(self.parameters, found.gradients, strict=True):
             parameter.grad = derivative
-        if batch.is_cuda:  # a CUDA graph writes its results into the same memory each time; these outlive the step
+        if batch.x.is_cuda:  # a CUDA graph writes its results into the same memory each time; these outlive the step
             return {k: v.clone() for k, v in found.memory.items()}, {k: v.clone() for k, v in found.sums.items()}
         return found.memory, found.sums
 
@@ -136,7 +137,7 @@ def cast_before_transposing(program: fx.GraphModule) -> None:
 
 
 def disagreement(
-    gradient: CompiledGradient, algorithm: AEVB, state: State, batch: Tensor, noises: Sequence[Tensor], roundoff: float
+    gradient: CompiledGradient, algorithm: AEVB, state: State, batch: Batch, noises: Sequence[Draws], roundoff: float
 ) -> str | None:
     """How a gradient differs from the eager one on a minibatch, in a few words; None if it agrees.
 
@@ -146,7 +147,7 @@ def disagreement(
     """
     buffers, memory = [b.clone() for b in state.model.buffers()], state.memory
 
-    def results(form: Callable[..., tuple[Memory, Sums]], noise: Tensor) -> list[dict[str, Tensor]]:
+    def results(form: Callable[..., tuple[Memory, Sums]], noise: Draws) -> list[dict[str, Tensor]]:
         with seeded(0, "comparison"):  # a user's own module may draw
             found, sums = form(algorithm, state, batch, noise)
         gradients = {name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None}

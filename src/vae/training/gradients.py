@@ -45,9 +45,9 @@ def choose(
         streams = Streams(train.seed, state.model.prior.mean.device)  # those of the run stay as they are
         try:
             batch = batches.example(streams)
-            kind, shape = algorithm.noise(state, len(batch))
-            noises = [streams.draw(kind, shape, parameter_dtype(train.precision)) for _ in range(CALLS)]
-            gradient = CompiledGradient(algorithm, state.model, len(batch))
+            needed = algorithm.noises(state, len(batch.x))
+            noises = [streams.draw(needed, parameter_dtype(train.precision)) for _ in range(CALLS)]
+            gradient = CompiledGradient(algorithm, state.model, len(batch.x))
             reason = disagreement(gradient, algorithm, state, batch, noises, ROUNDOFF[train.precision])
         except Exception as error:  # whatever a compiler, or a user's own module, may raise
             reason = one_line(error)

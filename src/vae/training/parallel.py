@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vae.algorithms import AEVB, Gradient, State, Sums, Values, check_finite
-from vae.data import Loader
+from vae.data import Batch, Loader
 from vae.errors import UsageError
 from vae.models import VAE
 from vae.objectives import Memory
-from vae.randomness import seeded
+from vae.randomness import Draws, Noise, seeded
 from vae.ranks import Ranks, Stop
 from vae.training.build import uses_library_networks
 from vae.training.checks import check_batch_norm
@@ -39,15 +39,16 @@ def data_parallel(algorithm: AEVB, state: State, stop: Stop, seed: int) -> Gradi
     values = Values(replace(algorithm, reduction="sum"), state.model)
     module = DistributedDataParallel(values, find_unused_parameters=draws)
 
-    def gradient(algorithm: AEVB, state: State, batch: Tensor, noise: Tensor) -> tuple[Memory, Sums]:
-        rows, size = ranks.part(len(batch)), len(batch)
+    def gradient(algorithm: AEVB, state: State, batch: Batch, noise: Draws) -> tuple[Memory, Sums]:
+        rows, size = ranks.part(len(batch.x)), len(batch.x)
         part = (rows.stop - rows.start) / size  # 0 if there are more ranks than data
         # Dropout in a user's own module draws differently on each rank.
         with seeded(seed, "modules", state.step, ranks.rank) if draws else contextlib.nullcontext():
-            maximised, memory, sums = module(batch[rows], noise[:, rows], state.memory, state.step)
+            own = part_of(batch, noise, algorithm.noises(state, size), rows)
+            maximised, memory, sums = module(*own, state.memory, state.step)
         # What estimators remember is linear in means over the minibatch, so the means of the parts are weighted.
         weighted = {name: value * part if part else torch.zeros_like(value) for name, value in memory.items()}
-        flags = torch.tensor(stop.flags, device=batch.device)
+        flags = torch.tensor(stop.flags, device=batch.x.device)
         totals = sums_over_ranks({"stop": flags, **_keyed("memory", weighted), **_keyed("sums", sums)})
         state.optimizer.zero_grad(set_to_none=True)
         mean_of_ranks = ranks.world if algorithm.reduction == "sum" else ranks.world / size  # DDP takes the mean
@@ -59,6 +60,16 @@ def data_parallel(algorithm: AEVB, state: State, stop: Stop, seed: int) -> Gradi
         return {name: found["memory", name].to(value.dtype) for name, value in memory.items()}, whole
 
     return gradient
+
+
+def part_of(batch: Batch, noise: Draws, noises: Mapping[str, Noise], rows: slice) -> tuple[Batch, Draws]:
+    """These rows of a minibatch, and of its noise where that has an axis over the data."""
+
+    def cut(draw: Tensor, axis: int | None) -> Tensor:
+        return draw if axis is None else draw.narrow(axis, rows.start, rows.stop - rows.start)
+
+    parts = {name: cut(draw, noises[name].data_axis) for name, draw in noise.items()}
+    return Batch(batch.x[rows], None if batch.y is None else batch.y[rows]), parts
 
 
 def _keyed(kind: str, tensors: Mapping[str, Tensor]) -> dict[Any, Tensor]:

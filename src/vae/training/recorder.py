@@ -38,7 +38,7 @@ class Recorder:
     def __post_init__(self) -> None:
         lines = self.folder.log.lines
         self._saved_at = time.monotonic()
-        self._started = self._saved_at - (lines[-1]["seconds"] if lines else 0.0)
+        self._started = self._saved_at - (lines[-1].get("seconds", 0.0) if lines else 0.0)
 
     def end_epoch(self, whole: bool) -> None:
         """Evaluate, log and save; `whole` is False if the plan ends within the epoch."""

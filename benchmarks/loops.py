@@ -93,7 +93,7 @@ def tutorial_step(settings: Settings, data: Data) -> tuple[Step, str]:
 def true_float32() -> Iterator[None]:
     """Multiply float32 matrices as PyTorch does unasked, whichever library is faster; it cannot stand within
     `matmul_precision`, which has one setting for the whole process."""
-    restore = precision._set(precision.TRUE)
+    restore = precision.set_products(precision.TRUE)
     try:
         yield
     finally:

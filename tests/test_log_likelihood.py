@@ -34,9 +34,10 @@ from vae.evaluation import (
     simulated,
 )
 from vae.evaluation.annealed import Path, anneal, schedule, tuned_kernel
+from vae.evaluation.base import rows_at_once
 from vae.evaluation.density import fit_log_ratio, fitted_gaussian
 from vae.evaluation.gaps import SAMPLES, best_in_family
-from vae.evaluation.importance import ROWS, Stream, stream_weights
+from vae.evaluation.importance import Stream, stream_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -238,7 +239,7 @@ def test_chunks_do_not_matter(monkeypatch):
     model, split = problem.model(), split_of(problem.data(3))
     values = []
     for rows in (100, 150, 450, 10_000):
-        monkeypatch.setattr("vae.evaluation.importance.ROWS", rows)
+        monkeypatch.setattr("vae.evaluation.importance.rows_at_once", lambda model, rows=rows: rows)
         values.append(measure(model, split, ImportanceSampling(num_samples=730), name="t"))
     for other in values[1:]:
         for key in other.values:
@@ -246,13 +247,13 @@ def test_chunks_do_not_matter(monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_number_of_samples():
-    """No more than ROWS decoded at once, and only the tail is kept, for K = 100,000."""
+    """No more than suits the decoder is decoded at once, and only the tail is kept, for K = 100,000."""
     problem = near_posterior()
     x, model, rows = problem.data(2), problem.model(), []
     model.decoder.register_forward_hook(lambda module, args, out: rows.append(len(out)))
     with torch.no_grad():
         stream = stream_weights(model, x, model.posterior(x), DatumNoise(0, "t", torch.arange(2), x), 100_000)
-    assert max(rows) <= ROWS
+    assert max(rows) <= rows_at_once(model)
     assert len(stream.tail) == pareto.tail_length(100_000) + 1 == 950
     assert (stream.log_mean - problem.log_p_x(x)).abs().max() < 0.02
 

@@ -84,7 +84,7 @@ def test_what_a_program_said_of_float32_products_stands_again_afterwards(said):
     code = f"""
 import torch
 from torch import backends as b
-from vae.precision import ONEDNN, TF32, TRUE, _set
+from vae.precision import ONEDNN, TF32, TRUE, set_products
 def state():
     kinds = b, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn
     said = [kind.fp32_precision for kind in kinds]
@@ -97,7 +97,7 @@ def state():
 {said}
 before = state()
 for how in (TRUE, TF32, ONEDNN):
-    restore = _set(how)
+    restore = set_products(how)
     assert state()[-2:] == [how, how == TF32]
     restore()
     assert state() == before, (before, state())
@@ -113,6 +113,26 @@ def test_on_cuda_float32_products_are_true_or_tf32():
             assert torch.get_float32_matmul_precision() == expected
             assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_an_evaluation_multiplies_by_the_faster_library_and_within_a_training_as_that_does(monkeypatch):
+    monkeypatch.setattr("vae.precision.onednn_is_faster", lambda: True)
+    data = vae.load_data("digits", pixels="static", train_size=30)
+    model = vae.build({"data": {"name": "digits", "pixels": "static"}, "model": {"latent_dim": 2}})
+    before, seen = torch.get_float32_matmul_precision(), []
+    model.encoder.register_forward_hook(lambda *given: seen.append(torch.get_float32_matmul_precision()))
+    evaluations = (
+        lambda: vae.evaluate_bound(model, data.test.first(3), name="test"),
+        lambda: vae.measure(model, data.test.first(3), vae.ImportanceSampling(num_samples=10)),
+        lambda: model.encode(data.test.first(3).images()),
+    )
+    for evaluate in evaluations:
+        evaluate()
+        assert torch.get_float32_matmul_precision() == before
+    with matmul_precision("tf32", CUDA):
+        evaluations[0]()
+    assert seen == ["medium"] * 3 + ["high"]
+    assert torch.get_float32_matmul_precision() == before
 
 
 # ------------------------------------------------------------------------------------------------- threads
@@ -143,9 +163,7 @@ def test_the_last_of_two_threads_restores_what_was_before_both():
 def test_two_threads_cannot_train_with_different_products():
     before = torch.get_float32_matmul_precision()
     with matmul_precision("float32", CUDA):
-        with pytest.raises(
-            UsageError, match="another thread of this process trains with float32 products of precision"
-        ):
+        with pytest.raises(UsageError, match="another thread of this process uses float32 products of precision"):
             matmul_precision("tf32", CUDA).__enter__()
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == before

@@ -24,7 +24,7 @@ ROUNDOFF = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bfloat1
 TRUE, TF32, ONEDNN = "highest", "high", "medium"
 
 _lock = threading.Lock()
-_active: list[str] = []  # one entry for each training in this process
+_active: list[str] = []  # one entry for each training or evaluation in this process
 _restore: list[Callable[[], None]] = []
 
 
@@ -34,20 +34,22 @@ def parameter_dtype(precision: Precision) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+def matmul_precision(precision: Precision | None, device: torch.device) -> Iterator[None]:
     """TF32 products on CUDA if asked for; otherwise true float32 products, by the faster library.
 
-    UsageError if another thread is training with another setting, since PyTorch has one for the whole process.
+    An evaluation (None) keeps the setting of a training around it. UsageError if another thread is training with
+    another setting, since PyTorch has one for the whole process.
     """
     with _lock:
         how = TF32 if precision == "tf32" else ONEDNN if device.type == "cpu" and onednn_is_faster() else TRUE
+        how = _active[0] if precision is None and _active else how
         if any(other != how for other in _active):
             raise UsageError(
-                f"another thread of this process trains with float32 products of precision {_active[0]}, and this one "
+                f"another thread of this process uses float32 products of precision {_active[0]}, and this one "
                 f"needs {how}; run them in separate processes"
             )
         if not _active:
-            _restore.append(_set(how))
+            _restore.append(set_products(how))
         _active.append(how)
     try:
         yield
@@ -58,7 +60,7 @@ def matmul_precision(precision: Precision, device: torch.device) -> Iterator[Non
                 _restore.pop()()
 
 
-def _set(how: str) -> Callable[[], None]:
+def set_products(how: str) -> Callable[[], None]:
     """Set how float32 matrices are multiplied; what is returned restores the settings of before.
 
     PyTorch has two older switches and newer ones, one for each kind of product; a program may have used either.
@@ -101,7 +103,7 @@ def onednn_is_faster() -> bool:
         return False
     options: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     between = torch.full((128, 512), 1 + 2**-12, **options)
-    restore = _set(ONEDNN)
+    restore = set_products(ONEDNN)
     try:
         return torch.equal(between @ torch.eye(512, **options), between)
     finally:

@@ -18,7 +18,7 @@ from torch import Tensor
 from vae import hmc
 from vae.data import Split
 from vae.distributions import Noise, sum_from
-from vae.evaluation.base import DatumNoise, log_mean_exp
+from vae.evaluation.base import DatumNoise, log_mean_exp, rows_at_once
 from vae.evaluation.density import posterior_scale
 from vae.evaluation.importance import check_cover
 from vae.models import VAE, evaluating
@@ -141,7 +141,7 @@ class Annealed:
 
     def data_at_once(self, model: VAE) -> int:
         """How many data run their chains in one pass."""
-        return max(1, 800 // self.chains)
+        return max(1, rows_at_once(model) // self.chains)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, bias, ess (of the chains), acceptance."""

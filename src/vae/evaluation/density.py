@@ -16,7 +16,7 @@ from torch import Tensor
 from vae import hmc
 from vae.errors import UsageError
 from vae.evaluation import pareto
-from vae.evaluation.base import DatumNoise, log_mean_exp
+from vae.evaluation.base import DatumNoise, log_mean_exp, rows_at_once
 from vae.models import VAE
 from vae.schema import Count, validated
 
@@ -88,7 +88,7 @@ class FittedDensity:
 
     def data_at_once(self, model: VAE) -> int:
         """How many data run their chains in one pass."""
-        return max(1, 800 // self.chains)
+        return max(1, rows_at_once(model) // self.chains)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""

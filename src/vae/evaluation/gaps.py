@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vae.distributions import sum_from
-from vae.evaluation.base import DatumNoise
-from vae.evaluation.importance import BLOCK, ROWS, blocks, check_cover, stream_columns, stream_weights
+from vae.evaluation.base import DatumNoise, rows_at_once
+from vae.evaluation.importance import blocks_of_noise, check_cover, stream_columns, stream_weights
 from vae.models import VAE
 from vae.schema import Count, validated
 
@@ -28,8 +28,7 @@ def bound_of(
 ) -> tuple[Tensor, Tensor]:  # (M,), (M,)
     """L[q] = E_q[log p(x|z)] - KL(q || p) of each datum by `num_samples` samples, and its standard error."""
     values = []
-    for group in blocks(num_samples, max(1, ROWS // (len(x) * BLOCK))):
-        eps = torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
+    for eps in blocks_of_noise(model, noise, purpose, num_samples):  # (L, M, J)
         log_p_x_given_z, kl = model.bound_terms(q, x, eps)  # (L, M), (M, J)
         values.append((log_p_x_given_z - sum_from(kl, 1)).double())
     joined = torch.cat(values)  # (L, M)
@@ -78,7 +77,7 @@ class Gaps:
 
     def data_at_once(self, model: VAE) -> int:
         """How many data are optimised together."""
-        return 50
+        return max(1, rows_at_once(model) // SAMPLES)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, best (L[q*]), bound (L[q]), approximation, amortisation, their errors and k_hat."""

@@ -11,12 +11,11 @@ from torch import Tensor
 from vae.distributions import sum_from
 from vae.errors import UsageError
 from vae.evaluation import pareto
-from vae.evaluation.base import DatumNoise
+from vae.evaluation.base import DatumNoise, rows_at_once
 from vae.models import VAE
 from vae.schema import Count, validated
 
 BLOCK = 100  # samples whose noise is drawn together; the last block may be shorter
-ROWS = 4000  # (datum, sample) pairs that pass through the decoder together
 
 
 class Stream(NamedTuple):
@@ -67,12 +66,13 @@ class Stream(NamedTuple):
         return -0.5 * self.error.square()
 
 
-def blocks(num_samples: int, at_once: int) -> Iterator[list[tuple[int, int]]]:
-    """The (number, size) of the blocks of noise that make up `num_samples` samples, `at_once` blocks at a time."""
+def blocks_of_noise(model: VAE, noise: DatumNoise, purpose: str, num_samples: int) -> Iterator[Tensor]:  # (K, M, J)
+    """The noise of `num_samples` samples for each datum, as much at a time as suits the decoder."""
     sizes = [min(BLOCK, num_samples - start) for start in range(0, num_samples, BLOCK)]
-    numbered = list(enumerate(sizes))
+    numbered, at_once = list(enumerate(sizes)), max(1, rows_at_once(model) // (len(noise.index) * BLOCK))
     for start in range(0, len(numbered), at_once):
-        yield numbered[start : start + at_once]
+        group = numbered[start : start + at_once]
+        yield torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
 
 
 def stream_weights(
@@ -87,8 +87,7 @@ def stream_weights(
     """The weights p(x, z_k) / q(z_k) of `num_samples` samples, streamed: memory does not grow with their number."""
     stream = Stream.empty(x.flatten(1)[:, 0])
     keep = pareto.tail_length(num_samples) + 1
-    for group in blocks(num_samples, max(1, ROWS // (len(x) * BLOCK))):
-        eps = torch.cat([noise(purpose, model.noise, size, number) for number, size in group])  # (K, M, J)
+    for eps in blocks_of_noise(model, noise, purpose, num_samples):  # (K, M, J)
         z, log_q = q.transform_and_log_prob(eps)
         stream = stream.add(model.log_joint(x, z) - sum_from(log_q, 2), keep)
         tick(len(eps) / num_samples)
@@ -114,7 +113,7 @@ class ImportanceSampling:
 
     def data_at_once(self, model: VAE) -> int:
         """How many data fit one pass with a block of samples each."""
-        return ROWS // BLOCK
+        return max(1, rows_at_once(model) // BLOCK)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, bias, ess, k_hat."""

@@ -3,13 +3,38 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vae.distributions import Noise
+
+
+class _LogProb(torch.autograd.Function):
+    """x l - log(1 + e^l), by exp and log alone, and its derivative x - sigmoid(l), without what lies between.
+
+    On some processors PyTorch's log1p takes ten times as long as its log, and softplus, log-sigmoid and the binary
+    cross-entropy are made of it.
+    """
+
+    @staticmethod
+    def forward(logits: Tensor, x: Tensor) -> Tensor:
+        """(x - 1/2) l - |l| / 2 - log(1 + e^-|l|), exact for logits of any size."""
+        size = logits.abs()
+        excess = size.neg().exp_().add_(1).log_()
+        return excess.add_(size, alpha=0.5).neg_().addcmul_(logits, x - 0.5)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keeps the inputs."""
+        context.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The derivatives in l, and in x if they are needed."""
+        logits, x = context.saved_tensors
+        return gradient * (x - logits.sigmoid()), gradient * logits if context.needs_input_grad[1] else None
 
 
 class BernoulliLogits(NamedTuple):
@@ -19,8 +44,7 @@ class BernoulliLogits(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
         """x l - log(1 + e^l), exact for logits of any size, nats."""
-        logits, x = torch.broadcast_tensors(self.logits, x)
-        return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        return _LogProb.apply(*torch.broadcast_tensors(self.logits, x))
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:  # logits (L, 1, *data_shape), x (M, *data_shape) -> (L, M)
         """log p of every x under every row, summed over pixels, as one matrix product: x . l - sum log(1 + e^l), nats.
@@ -28,7 +52,7 @@ class BernoulliLogits(NamedTuple):
         Its two parts nearly cancel for pixels that are almost certain, so use double precision.
         """
         logits = self.logits.flatten(1)  # (L, D)
-        return logits @ x.flatten(1).T - F.softplus(logits).sum(1, keepdim=True)
+        return logits @ x.flatten(1).T + _LogProb.apply(logits, torch.zeros_like(logits)).sum(1, keepdim=True)
 
     @property
     def mean(self) -> Tensor:
@@ -75,11 +99,11 @@ class GreyCrossEntropy(Bernoulli):
 
 # ------------------------------------------------------------------------------------- continuous Bernoulli
 
-SMALL = 1.0  # below it the closed forms lose digits, and the series is exact to float64 rounding
+_SMALL = 1.0  # below it the closed forms lose digits, and the series is exact to float64 rounding
 # A(t) - t / 2 = sum_k B_2k t^2k / (2k (2k)!), k = 1, 2, ..., with the Bernoulli numbers B_2k.
-BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
-VALUES = tuple(b / (2 * k * math.factorial(2 * k)) for k, b in enumerate(BERNOULLI, 1))
-SLOPES = tuple(2 * k * c for k, c in enumerate(VALUES, 1))
+_BERNOULLI_NUMBERS = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
+_SERIES = tuple(b / (2 * k * math.factorial(2 * k)) for k, b in enumerate(_BERNOULLI_NUMBERS, 1))
+_SLOPES = tuple(2 * k * c for k, c in enumerate(_SERIES, 1))
 
 
 def _series(coefficients: Sequence[float], square: Tensor) -> Tensor:
@@ -92,11 +116,11 @@ def log_expm1_ratio(t: Tensor) -> Tensor:
 
     It is the log-normaliser of the density e^{t x} on [0, 1].
     """
-    small = t.abs() < SMALL
+    small = t.abs() < _SMALL
     safe = torch.where(small, 1.0, t)  # so that the branch not taken leaves no NaN in the gradient
     size, square = safe.abs(), torch.where(small, t, 0.0).square()
     closed = safe.clamp(min=0) + (-torch.expm1(-size)).log() - size.log()
-    series = t / 2 + square * _series(VALUES, square)
+    series = t / 2 + square * _series(_SERIES, square)
     return torch.where(small, series, closed)
 
 
@@ -112,9 +136,9 @@ class ContinuousBernoulliLogits(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """A'(l) = 1 / (1 - e^{-l}) - 1 / l, which is not sigmoid(l)."""
-        small = self.logits.abs() < SMALL
+        small = self.logits.abs() < _SMALL
         safe = torch.where(small, 1.0, self.logits)
-        series = 0.5 + self.logits * _series(SLOPES, torch.where(small, self.logits, 0.0).square())
+        series = 0.5 + self.logits * _series(_SLOPES, torch.where(small, self.logits, 0.0).square())
         return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, log_ratio, sum_from, support_of
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
+from vae.precision import matmul_precision
 from vae.priors import StandardNormal
 from vae.randomness import datum_noise, seeded
 
@@ -202,11 +203,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), seeded(0, "evaluation"):
+        with torch.no_grad(), seeded(0, "evaluation"), matmul_precision(None, _device(model)):
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
 
 
 def _probe(network: nn.Module, shape: tuple[int, ...], name: str) -> tuple[int, ...]:

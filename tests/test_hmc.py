@@ -23,7 +23,7 @@ def quartic(z):
 def energies(density, C, M, J, step_size, num_steps, seed=0):
     """The energy errors of trajectories from standard normal places and momenta."""
     state, momentum = hmc.init(density, numbers(C, M, J, seed=seed)), numbers(C, M, J, seed=seed + 1)
-    end, last = hmc.leapfrog(density, state, momentum, torch.tensor(step_size), torch.ones(M, J), num_steps)
+    end, last = hmc.leapfrog(hmc.target(density), state, momentum, torch.tensor(step_size), torch.ones(M, J), num_steps)
     before = -state.log_density + 0.5 * momentum.square().sum(-1)
     return (-end.log_density + 0.5 * last.square().sum(-1)) - before, end, last, momentum, state
 
@@ -45,7 +45,7 @@ def test_energy_error_falls_with_the_declared_order(fixed_time, order):
 
 def test_leapfrog_is_reversible():
     _, end, last, momentum, start = energies(quartic, 7, 2, 3, 0.1, 9)
-    back, again = hmc.leapfrog(quartic, end, -last, torch.tensor(0.1), torch.ones(2, 3), 9)
+    back, again = hmc.leapfrog(hmc.target(quartic), end, -last, torch.tensor(0.1), torch.ones(2, 3), 9)
     assert (back.z - start.z).abs().max() < 1e-12
     assert (again + momentum).abs().max() < 1e-12
 
@@ -66,7 +66,7 @@ def test_leapfrog_preserves_volume():
 
     start = numbers(4)
     state = hmc.init(quartic, start[:2].view(1, 1, 2))
-    end, momentum = hmc.leapfrog(quartic, state, start[2:].view(1, 1, 2), torch.tensor(0.1), scale, 5)
+    end, momentum = hmc.leapfrog(hmc.target(quartic), state, start[2:].view(1, 1, 2), torch.tensor(0.1), scale, 5)
     torch.testing.assert_close(torch.cat([end.z.flatten(), momentum.flatten()]), flow(start))
     assert torch.linalg.det(torch.autograd.functional.jacobian(flow, start)).item() == pytest.approx(1, abs=1e-8)
 
@@ -84,7 +84,7 @@ def run(density, z, steps, step_size, num_leapfrog, seed, scale=None):
     for t in range(steps):
         noise = numbers(C, M, J + 2, seed=seed * 1000 + t)
         state, info = hmc.step(
-            density, state, noise, torch.full((M,), step_size), scale or torch.ones(M, J), num_leapfrog
+            hmc.target(density), state, noise, torch.full((M,), step_size), scale or torch.ones(M, J), num_leapfrog
         )
         acceptance.append(info.acceptance.mean())
     return state.z, torch.stack(acceptance).mean().item()
@@ -102,7 +102,9 @@ def test_without_acceptance_the_variance_would_be_wrong():
     z = numbers(20_000, 1, 1, seed=7)
     for t in range(40):
         momentum = numbers(20_000, 1, 1, seed=100 + t)
-        z = hmc.leapfrog(standard, hmc.init(standard, z), momentum, torch.tensor(1.5), torch.ones(1, 1), 3)[0].z
+        z = hmc.leapfrog(hmc.target(standard), hmc.init(standard, z), momentum, torch.tensor(1.5), torch.ones(1, 1), 3)[
+            0
+        ].z
     assert z.square().mean().item() == pytest.approx(2.2857, rel=4.5 * math.sqrt(2 / 20_000))
 
 
@@ -121,7 +123,9 @@ def test_joint_distribution_of_latents_and_data_stays():
     state = hmc.init(lambda z: model.log_joint(x, z), z)
     for t in range(5):
         noise = numbers(1, n, 3, seed=20 + t)
-        state, _ = hmc.step(lambda z: model.log_joint(x, z), state, noise, torch.full((n,), 0.6), torch.ones(n, 1), 2)
+        state, _ = hmc.step(
+            hmc.target(lambda z: model.log_joint(x, z)), state, noise, torch.full((n,), 0.6), torch.ones(n, 1), 2
+        )
     assert state.z.square().mean().item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / n))
     assert (state.z - z).abs().mean() > 0.1
 
@@ -149,7 +153,7 @@ def test_a_proposal_that_is_not_finite_is_rejected_and_changes_nothing(poison):
     momentum = torch.zeros(3, 2, 4)
     momentum[1, 0, 0] = 50.0  # one chain of one datum leaves
     momentum[..., 2] = -3.0
-    end, info = hmc.step(density, start, momentum, torch.full((2,), 0.5), torch.ones(2, 2), 3)
+    end, info = hmc.step(hmc.target(density), start, momentum, torch.full((2,), 0.5), torch.ones(2, 2), 3)
     assert torch.equal(end.z[1, 0], start.z[1, 0])
     assert torch.equal(end.gradient[1, 0], start.gradient[1, 0])
     assert info.acceptance[1, 0] == 0
@@ -174,10 +178,10 @@ def test_chains_move_whatever_their_number_of_steps(J, num_leapfrog):
     noises = [numbers(64, 1, J + 2, seed=700 + t) for t in range(120)]
     ones = torch.ones(1, J)
     state = hmc.init(standard, numbers(64, 1, J, seed=15))
-    state, size = hmc.tune(standard, state, noises, torch.full((1,), 0.3), ones, num_leapfrog)
+    state, size = hmc.tune(hmc.target(standard), state, noises, torch.full((1,), 0.3), ones, num_leapfrog)
     draws = []
     for t in range(60):
-        state, _ = hmc.step(standard, state, numbers(64, 1, J + 2, seed=900 + t), size, ones, num_leapfrog)
+        state, _ = hmc.step(hmc.target(standard), state, numbers(64, 1, J + 2, seed=900 + t), size, ones, num_leapfrog)
         draws.append(state.z)
     z = torch.stack(draws)
     for value, most in ((z, 0.5), (z.square().sum(-1, keepdim=True), 0.8)):
@@ -196,12 +200,14 @@ def test_tuning_reaches_its_target_for_each_datum_alone():
     def tuned(w, columns):
         noises = [numbers(16, 3, 6, seed=200 + t)[:, columns] for t in range(150)]
         start = hmc.init(lambda z: density(z, w), torch.zeros(16, len(w), 4))
-        return hmc.tune(lambda z: density(z, w), start, noises, torch.full((len(w),), 0.3), torch.ones(len(w), 4), 5)
+        return hmc.tune(
+            hmc.target(lambda z: density(z, w)), start, noises, torch.full((len(w),), 0.3), torch.ones(len(w), 4), 5
+        )
 
     state, sizes = tuned(width, slice(None))
     acceptance = []
     for t in range(200):
-        state, info = hmc.step(density, state, numbers(16, 3, 6, seed=500 + t), sizes, torch.ones(3, 4), 5)
+        state, info = hmc.step(hmc.target(density), state, numbers(16, 3, 6, seed=500 + t), sizes, torch.ones(3, 4), 5)
         acceptance.append(info.acceptance.mean(0))
     assert ((torch.stack(acceptance).mean(0) - 0.8).abs() < 0.12).all()
     _alone, size = tuned(width[1:2], slice(1, 2))

@@ -459,7 +459,7 @@ def test_annealed_weights_are_unbiased():
     assert error < 0.01
 
     def variant(move_first, accept):
-        log_w, at = torch.zeros(len(z), 1), z
+        log_w, at = torch.zeros(len(z), 1), path.at(0)(z)
         for t in range(1, 11):
 
             def move(place, t=t):
@@ -467,9 +467,8 @@ def test_annealed_weights_are_unbiased():
                     return place
                 if accept:
                     return kernel.move(path, t, place, noise(t))[0]
-                density = path.at(path.betas[t].item())
                 size = 1.15 * kernel.step_sizes[t - 1]
-                return hmc.leapfrog(density, hmc.init(density, place), noise(t)[..., :4], size, kernel.scale, 3)[0].z
+                return hmc.leapfrog(path.at(t), path.at(t)(place.z), noise(t)[..., :4], size, kernel.scale, 3)[0]
 
             at = move(at) if move_first else at
             log_w = log_w + (path.betas[t] - path.betas[t - 1]) * path.difference(at)
@@ -499,10 +498,9 @@ def test_a_step_size_that_adapts_within_the_weighted_run_would_bias_it(factor, u
     )
     z, log_w, size = q.transform(numbers(chains, 1, 1, seed=80)), torch.zeros(chains, 1), torch.ones(chains, 1)
     for t in range(1, 31):
-        log_w = log_w + (path.betas[t] - path.betas[t - 1]) * path.difference(z)
-        density = path.at(path.betas[t].item())
+        log_w = log_w + (path.betas[t] - path.betas[t - 1]) * path.difference(path.at(0)(z))
         noise = numbers(chains, 1, 3, seed=80 + 31 * t)
-        state, _ = hmc.step(density, hmc.init(density, z), noise, size, 0.4 * one, 1)
+        state, _ = hmc.step(path.at(t), path.at(t)(z), noise, size, 0.4 * one, 1)
         size = size * torch.where((state.z != z)[..., 0], factor, 1 / factor)
         z = state.z
     mean, error = mean_weight(log_w, problem.log_p_x(x))
@@ -535,7 +533,7 @@ def test_one_distribution_is_importance_sampling():
     _problem, _x, path, kernel, z, noise = annealing(7, 5, seed=60)
     once = Path(path.log_start, path.log_joint, schedule(1, "linear"))
     log_w, _ = anneal(once, kernel, z, noise)
-    torch.testing.assert_close(log_w, path.difference(z), rtol=0, atol=0)
+    torch.testing.assert_close(log_w, path.difference(path.at(0)(z)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["linear", "sigmoid"])

@@ -4,6 +4,7 @@ Functions of the state of the chains and of noise, which is an argument: `noise(
 Acceptance is per chain and step sizes are per datum, so that no chain depends on another datum.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from vae.randomness import Noise
 
 LogDensity = Callable[[Tensor], Tensor]  # z (C, M, J) -> (C, M), nats, up to a constant
+Target = Callable[[Tensor], "Chains"]  # z (C, M, J) -> chains there: `target(log_density)`, or what computes more
 
 DIVERGED = 1000.0  # nats of energy error beyond which a trajectory is counted as divergent
 SHORTEST = 0.3  # a trajectory's step size is drawn between this share of the tuned one and all of it: with a fixed one,
@@ -25,6 +27,7 @@ class Chains(NamedTuple):
     z: Tensor  # (C, M, J)
     log_density: Tensor  # (C, M)
     gradient: Tensor  # (C, M, J)
+    parts: tuple[Tensor, ...] = ()  # (C, M, ...) each: what else was computed at z
 
 
 class Transition(NamedTuple):
@@ -48,8 +51,13 @@ def init(log_density: LogDensity, z: Tensor) -> Chains:
     return Chains(z.detach(), value.detach(), gradient)
 
 
+def target(log_density: LogDensity) -> Target:
+    """The target of a log density: what `step` moves chains towards."""
+    return functools.partial(init, log_density)
+
+
 def leapfrog(
-    log_density: LogDensity,
+    target: Target,
     state: Chains,
     momentum: Tensor,  # (C, M, J), in units of 1 / scale
     step_size: Tensor,  # broadcasts with (C, M)
@@ -63,13 +71,13 @@ def leapfrog(
     step = step_size[..., None] * scale  # (C, M, J)
     for _ in range(num_steps):
         momentum = momentum + 0.5 * step * state.gradient
-        state = init(log_density, state.z + step * momentum)
+        state = target(state.z + step * momentum)
         momentum = momentum + 0.5 * step * state.gradient
     return state, momentum
 
 
 def step(
-    log_density: LogDensity,
+    target: Target,
     state: Chains,
     noise: Tensor,  # (C, M, J + 2), standard normal
     step_size: Tensor,  # (M,)
@@ -82,16 +90,21 @@ def step(
     """
     momentum, accept, vary = noise[..., :-2], noise[..., -2], noise[..., -1]
     varied = step_size * (SHORTEST + (1 - SHORTEST) * torch.special.ndtr(vary))  # (C, M)
-    proposal, end = leapfrog(log_density, state, momentum, varied, scale, num_steps)
+    proposal, end = leapfrog(target, state, momentum, varied, scale, num_steps)
     gain = (
         proposal.log_density - state.log_density - 0.5 * (end.square() - momentum.square()).sum(-1)
     )  # -(energy error)
     accepted = torch.special.log_ndtr(accept) < gain  # False if the gain is NaN
     accepted &= torch.isfinite(proposal.log_density) & torch.isfinite(proposal.gradient).all(-1)
+
+    def chosen(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(accepted.view(*accepted.shape, *(1,) * (new.ndim - 2)), new, old)
+
     kept = Chains(
-        torch.where(accepted[..., None], proposal.z, state.z),
-        torch.where(accepted, proposal.log_density, state.log_density),
-        torch.where(accepted[..., None], proposal.gradient, state.gradient),
+        chosen(proposal.z, state.z),
+        chosen(proposal.log_density, state.log_density),
+        chosen(proposal.gradient, state.gradient),
+        tuple(chosen(new, old) for new, old in zip(proposal.parts, state.parts, strict=True)),
     )
     usable = torch.isfinite(proposal.log_density) & ~gain.isnan()
     probability = torch.where(usable, gain, -torch.inf).clamp(max=0).exp()
@@ -129,19 +142,19 @@ def _on_grid(log_step: Tensor) -> Tensor:
 
 
 def tune(
-    log_density: LogDensity,
+    target: Target,
     state: Chains,
     noises: Iterable[Tensor],  # (C, M, J + 2) each, one per step
     start: Tensor,  # (M,)
     scale: Tensor,  # (M, J)
     num_steps: int,
-    target: float = 0.8,
+    acceptance: float = 0.8,
 ) -> tuple[Chains, Tensor]:
     """Run chains while tuning their step size; returns the warmed-up chains and the step size (M,) to use from then."""
     now = tuning(start)
     for eps in noises:
-        state, info = step(log_density, state, eps, now.log_step.exp(), scale, num_steps)
-        now = tuned(now, start, info.acceptance, target)
+        state, info = step(target, state, eps, now.log_step.exp(), scale, num_steps)
+        now = tuned(now, start, info.acceptance, acceptance)
     return state, _on_grid(now.averaged).exp()
 
 

@@ -35,15 +35,27 @@ class Path(NamedTuple):
     log_joint: hmc.LogDensity
     betas: Tensor  # (T + 1,), from 0 to 1
 
-    def at(self, beta: float) -> hmc.LogDensity:
-        """log f_beta."""
-        if beta == 0:
-            return self.log_start
-        return lambda z: (1 - beta) * self.log_start(z) + beta * self.log_joint(z)
+    def at(self, t: int) -> hmc.Target:
+        """log f_{b_t}. Its chains carry values and gradients of both ends, which serve at every temperature."""
 
-    def difference(self, z: Tensor) -> Tensor:  # (C, M, J) -> (C, M)
+        def chains(z: Tensor) -> hmc.Chains:
+            start, joint = hmc.init(self.log_start, z), hmc.init(self.log_joint, z)
+            ends = (start.log_density, joint.log_density, start.gradient, joint.gradient)
+            return self.moved(hmc.Chains(*start[:3], ends), t)
+
+        return chains
+
+    def moved(self, chains: hmc.Chains, t: int) -> hmc.Chains:
+        """The same chains on log f_{b_t} = (1 - b_t) log f_0 + b_t log p(x, z)."""
+        beta, (start, joint, of_start, of_joint) = self.betas[t].item(), chains.parts
+        if beta == 0:  # where log p(x, z) may be -inf
+            return chains._replace(log_density=start, gradient=of_start)
+        log_density, gradient = (1 - beta) * start + beta * joint, (1 - beta) * of_start + beta * of_joint
+        return chains._replace(log_density=log_density, gradient=gradient)
+
+    def difference(self, chains: hmc.Chains) -> Tensor:  # (C, M)
         """log p(x, z) - log f_0(z), in double precision, because many small shares of it are summed."""
-        return self.log_joint(z).double() - self.log_start(z).double()
+        return chains.parts[1].double() - chains.parts[0].double()
 
 
 def schedule(num_steps: int, kind: Literal["linear", "sigmoid"]) -> Tensor:  # (T + 1,)
@@ -62,28 +74,24 @@ class Kernel(NamedTuple):
     scale: Tensor  # (M, J)
     num_leapfrog: int
 
-    def move(self, path: Path, t: int, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z after a transition that leaves f_{b_t} invariant, and its acceptance (C, M)."""
-        density = path.at(path.betas[t].item())
-        state, info = hmc.step(
-            density, hmc.init(density, z), noise, self.step_sizes[t - 1], self.scale, self.num_leapfrog
-        )
-        return state.z, info.acceptance
+    def move(self, path: Path, t: int, chains: hmc.Chains, noise: Tensor) -> tuple[hmc.Chains, Tensor]:
+        """The chains after a transition that leaves f_{b_t} invariant, and its acceptance (C, M)."""
+        size, start = self.step_sizes[t - 1], path.moved(chains, t)
+        chains, info = hmc.step(path.at(t), start, noise, size, self.scale, self.num_leapfrog)
+        return chains, info.acceptance
 
 
-def tuned_kernel(
-    path: Path, z: Tensor, noise: Callable[[int], Tensor], scale: Tensor, num_leapfrog: int, target: float = 0.8
-) -> Kernel:
+def tuned_kernel(path: Path, z: Tensor, noise: Callable[[int], Tensor], scale: Tensor, num_leapfrog: int) -> Kernel:
     """A kernel whose step sizes are tuned in a separate run, which is thrown away: adapting them in the weighted run
     would bias it."""
     num_steps = len(path.betas) - 1
     knots = torch.linspace(0, num_steps, min(KNOTS, num_steps + 1)).round().long()
     found, guess = [], torch.full_like(scale[:, 0], 0.5)
+    chains = path.at(0)(z)
     for k, knot in enumerate(knots.tolist()):
-        density = path.at(path.betas[knot].item())
         noises = (noise(k * STEPS + s) for s in range(STEPS))
-        state, guess = hmc.tune(density, hmc.init(density, z), noises, guess, scale, num_leapfrog, target)
-        z = state.z
+        start = path.moved(chains, knot)
+        chains, guess = hmc.tune(path.at(knot), start, noises, guess, scale, num_leapfrog)
         found.append(guess.log())
     place = torch.arange(1, num_steps + 1, dtype=torch.float64)
     right = torch.searchsorted(knots.double(), place).clamp(1, len(knots) - 1)
@@ -100,18 +108,18 @@ def anneal(
 
     Forwards, the weight uses z before the move at b_t; backwards, z after it. There is no move at b_T.
     """
-    num_steps = len(path.betas) - 1
+    num_steps, chains = len(path.betas) - 1, path.at(0)(z)
     log_w = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
     acceptance = []
     for t in range(num_steps, 0, -1) if backwards else range(1, num_steps + 1):
         share = path.betas[t] - path.betas[t - 1]
         if not backwards:
-            log_w = log_w + share * path.difference(z)
+            log_w = log_w + share * path.difference(chains)
         if t < num_steps:
-            z, accepted = kernel.move(path, t, z, noise(t))
+            chains, accepted = kernel.move(path, t, chains, noise(t))
             acceptance.append(accepted.double().mean(0))
         if backwards:
-            log_w = log_w + share * path.difference(z)
+            log_w = log_w + share * path.difference(chains)
     return log_w, torch.stack(acceptance).mean(0) if acceptance else torch.ones_like(log_w[0])
 
 

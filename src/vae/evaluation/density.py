@@ -96,20 +96,18 @@ class FittedDensity:
         q = model.posterior(x)
         scale = posterior_scale(q, model, noise)
 
-        def log_joint(z: Tensor) -> Tensor:
-            return model.log_joint(x, z)
-
         def eps(purpose: str, t: int) -> Tensor:
             tick(1 / (WARM_UP + draws))
             return noise(purpose, hmc.noise(model.latent_dim), self.chains, t)
 
-        state = hmc.init(log_joint, q.transform(noise("hmc/start", model.noise, self.chains)))
+        target = hmc.target(lambda z: model.log_joint(x, z))
+        state = target(q.transform(noise("hmc/start", model.noise, self.chains)))
         tuning = (eps("hmc/tune", t) for t in range(WARM_UP))
         start = torch.full_like(scale[:, 0], 0.3)
-        state, step_size = hmc.tune(log_joint, state, tuning, start, scale, self.num_leapfrog)
+        state, step_size = hmc.tune(target, state, tuning, start, scale, self.num_leapfrog)
         kept, acceptance, diverged = [], [], []
         for t in range(draws):
-            state, info = hmc.step(log_joint, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
+            state, info = hmc.step(target, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
             kept.append((state.z, state.log_density))
             acceptance.append(info.acceptance.mean(0))
             diverged.append(info.diverged.double().mean(0))

@@ -34,10 +34,11 @@ BUDGETS = {
     "models": 615,
     "objectives": 430,
     "algorithms": 380,
-    "evaluation": 1_940,
+    "evaluation": 1_776,
     "training": 1_800,
-    "figures": 625,
-    "commands": 2_165,
+    "figures": 605,
+    "reproduce": 751,
+    "commands": 1_579,
 }
 
 

@@ -165,11 +165,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "choices": ("last", "best"),
         "help": "which checkpoint (default: best if there is one, else last)",
     },
-    "--split": {
-        "choices": ("test", "validation", "train"),
-        "default": "test",
-        "help": "which data (default: test)",
-    },
+    "--split": {"choices": ("test", "validation", "train"), "default": "test", "help": "which data (default: test)"},
     "--limit": {"type": positive, "metavar": "N", "help": "only the first N data"},
 }
 
@@ -204,6 +200,11 @@ def load_on_device(path: str | Path, checkpoint: str | None) -> LoadedRun:
     run = load_run(path, which=checkpoint)
     run.model.to(choose_device("cpu" if run.settings.train.device == "cpu" else "auto"))
     return run
+
+
+def origin(run: LoadedRun) -> dict[str, Any]:
+    """What the record of an evaluation says of where the model is from."""
+    return {"run": str(run.path), "checkpoint": run.checkpoint, "step": run.step}
 
 
 def load_with_data(path: str | Path, checkpoint: str | None) -> tuple[LoadedRun, Data]:

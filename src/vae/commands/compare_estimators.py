@@ -54,5 +54,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         print(json.dumps({**record(study, tables), "files": [str(file) for file in files]}, allow_nan=False))
     else:
-        for file in files:
-            print(file)
+        print(*files, sep="\n")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.commands.base import Parser, add, command, load_on_device, load_with_data, natural, positive, write_npz
+from vae.commands.base import Parser, add, command, load_on_device, load_with_data, natural, origin, positive, write_npz
 from vae.errors import UsageError
 from vae.files import UNSAFE
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, split, train = _load(args)
     name = args.split if args.data is None else "data"
     check_support(split, name, run.model)
-    record, values = report(run.model, split, questions, name=name, train=train, origin=run.origin, verbose=True)
+    record, values = report(run.model, split, questions, name=name, train=train, origin=origin(run), verbose=True)
     if args.data is not None:
         record["data"] = args.data
     if args.save:

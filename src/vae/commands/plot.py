@@ -21,11 +21,6 @@ def _parser(program: str, description: str, example: str, several: bool = False)
     return parser
 
 
-def _print_files(files: Sequence[Path]) -> None:
-    for file in files:
-        print(file)
-
-
 @command
 def main_curves(argv: Sequence[str] | None = None) -> None:
     """plot_curves.py."""
@@ -36,7 +31,7 @@ def main_curves(argv: Sequence[str] | None = None) -> None:
 
     from vae.figures.of_runs import draw_curves
 
-    _print_files(draw_curves([Path(run) for run in args.run], args.out))
+    print(*draw_curves([Path(run) for run in args.run], args.out), sep="\n")
 
 
 @command
@@ -60,7 +55,7 @@ def main_reconstructions(argv: Sequence[str] | None = None) -> None:
     for run, split in zip(args.run[1:], splits[1:], strict=True):
         if split.x.shape != splits[0].x.shape or not split.x.equal(splits[0].x):
             raise UsageError(f"{run}: was trained on other data than {args.run[0]}; draw them separately")
-    _print_files(draw_reconstructions([run for run, _ in loaded], splits[0], args.split, args.count, args.out))
+    print(*draw_reconstructions([run for run, _ in loaded], splits[0], args.split, args.count, args.out), sep="\n")
 
 
 @command
@@ -73,7 +68,7 @@ def main_samples(argv: Sequence[str] | None = None) -> None:
 
     from vae.figures.of_runs import draw_samples
 
-    _print_files(draw_samples(load_on_device(args.run, args.checkpoint), args.count, args.seed, args.out))
+    print(*draw_samples(load_on_device(args.run, args.checkpoint), args.count, args.seed, args.out), sep="\n")
 
 
 @command
@@ -92,7 +87,7 @@ def main_manifold(argv: Sequence[str] | None = None) -> None:
 
     from vae.figures.of_runs import draw_manifold
 
-    _print_files(draw_manifold(load_on_device(args.run, args.checkpoint), args.count, args.range, args.out))
+    print(*draw_manifold(load_on_device(args.run, args.checkpoint), args.count, args.range, args.out), sep="\n")
 
 
 @command
@@ -116,7 +111,7 @@ def main_tsne(argv: Sequence[str] | None = None) -> None:
     run, data = load_with_data(args.run, args.checkpoint)
     split = data.evaluation_split(args.split, args.limit)
     how = {"sampled": args.sample, "perplexity": args.perplexity, "seed": args.seed}
-    _print_files(draw_codes(run, data, split, args.split, args.out, **how))
+    print(*draw_codes(run, data, split, args.split, args.out, **how), sep="\n")
 
 
 def _positive_number(text: str) -> float:

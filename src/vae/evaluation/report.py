@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae.data import Data, Split
 from vae.errors import UsageError
-from vae.evaluation.annealed import SandwichedAnnealing, simulated
+from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
 from vae.evaluation.base import mean_and_stderr
 from vae.evaluation.bound import evaluate_bound, warn_of_collapse
 from vae.evaluation.gaps import Gaps
@@ -45,20 +45,20 @@ class Questions:
     batch_size: Count | None = None
 
     def __post_init__(self) -> None:
-        method, others = self.log_likelihood, self.gaps or self.self_check or self.log_likelihood or self.num_samples
-        misfits = {
-            "chains needs log_likelihood hmc or ais, or self_check": self.chains is not None
-            and not (method in ("hmc", "ais") or self.self_check),
-            "start needs log_likelihood ais, or self_check": self.start is not None
-            and not (method == "ais" or self.self_check),
-            "gaps uses the data and self_check simulated data; give one of them": self.gaps and self.self_check,
-            "representation evaluates the codes of the training and test splits; leave out log_likelihood, gaps, "
-            "self_check and num_samples": self.representation and others,
-            "gaps estimates log p(x) itself, with the best q; leave log_likelihood out": self.gaps and method,
-        }
-        for message, misfit in misfits.items():
-            if misfit:
-                raise UsageError(message)
+        method, check = self.log_likelihood, self.self_check
+        if self.chains is not None and method not in ("hmc", "ais") and not check:
+            raise UsageError("chains needs log_likelihood hmc or ais, or self_check")
+        if self.start is not None and method != "ais" and not check:
+            raise UsageError("start needs log_likelihood ais, or self_check")
+        if self.gaps and check:
+            raise UsageError("gaps uses the data and self_check simulated data; give one of them")
+        if self.representation and (self.gaps or check or method or self.num_samples):
+            raise UsageError(
+                "representation evaluates the codes of the training and test splits; leave out log_likelihood, gaps, "
+                "self_check and num_samples"
+            )
+        if self.gaps and method:
+            raise UsageError("gaps estimates log p(x) itself, with the best q; leave log_likelihood out")
 
 
 def report(
@@ -154,15 +154,15 @@ def read_evaluation(run: Path, split: str = "test") -> Record | None:
 
 def _log_likelihood(model: VAE, split: Split, train: Split | None, q: Questions, how: Record) -> tuple[Record, Values]:
     """log p(x) by the chosen estimator."""
-    estimator = _estimator(q, q.log_likelihood, "num_samples", "chains", "start")
+    assert q.log_likelihood is not None
+    estimator = _made(LOG_LIKELIHOODS[q.log_likelihood], q, "num_samples", "chains", "start")
     columns = measure(model, split, estimator, **how)
     return _estimate(estimator, columns, model.latent_dim), columns.values
 
 
-def _estimator(q: Questions, method: str | None, *options: str) -> Any:
-    """An estimator of log p(x) with those of the options that are given."""
-    given = {key: getattr(q, key) for key in options if getattr(q, key) is not None}
-    return LOG_LIKELIHOODS[method or "ais"](**given)
+def _made(estimator: Callable[..., Any], q: Questions, *options: str) -> Any:
+    """An estimator with those of the options that are given."""
+    return estimator(**{key: getattr(q, key) for key in options if getattr(q, key) is not None})
 
 
 def _estimate(estimator: Any, columns: Columns, latent_dim: int) -> Record:
@@ -210,7 +210,7 @@ _GAP_ROWS |= {"approximation": "approx. gap", "amortisation": "amort. gap"}
 
 def _gaps(model: VAE, split: Split, train: Split | None, q: Questions, how: Record) -> tuple[Record, Values]:
     """How much of log p(x) - ELBO is due to the family of q, and how much to the encoder."""
-    estimator = Gaps() if q.num_samples is None else Gaps(num_samples=q.num_samples)
+    estimator = _made(Gaps, q, "num_samples")
     columns = measure(model, split, estimator, **how)
     record: Record = {"num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}
     for key in _GAP_ROWS:
@@ -226,10 +226,8 @@ def _gaps_lines(record: Record) -> list[str]:
         error = record[key]["monte_carlo_error"]
         lines.append(mean_row(name, record[key]) + (f"   Monte Carlo error {error:.4f}" if error is not None else ""))
     if record["k_hat"]["above"] > 0.05:
-        lines.append(
-            f"{'':12}log p(x) is too low for {record['k_hat']['above']:.0%} of the data (k-hat above 0.7), and the "
-            "approximation gap with it"
-        )
+        share = f"{record['k_hat']['above']:.0%} of the data (k-hat above 0.7)"
+        lines.append(f"{'':12}log p(x) is too low for {share}, and the approximation gap with it")
     about = f"{record['num_samples']} samples, {record['seconds']:.1f} s"
     return [*lines, f"{'':12}q* is the best q of the family for each datum; {about}"]
 
@@ -239,9 +237,9 @@ def _self_check(model: VAE, split: Split, train: Split | None, q: Questions, how
     simulation, codes = simulated(model, q.limit or SIMULATED, q.seed)
     how = {**how, "name": "simulated"}
     method = q.log_likelihood or "ais"
-    annealing = _estimator(q, "ais", *(["num_samples"] if method == "ais" else []), "chains", "start")
+    annealing = _made(Annealed, q, *(["num_samples"] if method == "ais" else []), "chains", "start")
     if method != "ais":
-        estimator = _estimator(q, method, "num_samples", *(["chains"] if method == "hmc" else []))
+        estimator = _made(LOG_LIKELIHOODS[method], q, "num_samples", *(["chains"] if method == "hmc" else []))
         estimator.check(model)
     both = measure(model, simulation, SandwichedAnnealing(annealing, codes), **how)
     lower, upper = mean_and_stderr(both["log_p_x"]), mean_and_stderr(both["upper"])
@@ -270,11 +268,10 @@ def _position(method: str, columns: Columns, both: Columns) -> str:
 
 
 def _self_check_lines(record: Record) -> list[str]:
-    rows = {"lower bound": record["lower"], "upper bound": record["upper"]}
+    lines = [mean_row("lower bound", record["lower"]), mean_row("upper bound", record["upper"])]
     if "estimate" in record:
-        rows[record["estimate"]["estimator"]] = record["estimate"]
-    verdict = f"{'':12}{record['verdict']}; {record['seconds']:.1f} s"
-    return [*(mean_row(name, row) for name, row in rows.items()), verdict]
+        lines.append(mean_row(record["estimate"]["estimator"], record["estimate"]))
+    return [*lines, f"{'':12}{record['verdict']}; {record['seconds']:.1f} s"]
 
 
 def _representation(model: VAE, split: Split, train: Split | None, q: Questions, how: Record) -> tuple[Record, Values]:

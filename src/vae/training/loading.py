@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -27,11 +26,6 @@ class LoadedRun:
     step: int
     data_sha256: str | None
     data_range: tuple[float, float] | None  # of the values of the training data, if they are known
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """What the record of an evaluation says of where the model is from."""
-        return {"run": str(self.path), "checkpoint": self.checkpoint, "step": self.step}
 
 
 def load_run(

@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 
-import vae
 from tests.problems import LinearGaussian
 from vae.commands.compare_estimators import main
 from vae.data.splits import Split
-from vae.evaluation.estimators import (
+from vae.reproduce.estimators import study
+from vae.reproduce.estimators.figure import draw
+from vae.reproduce.estimators.gradients import (
     COMPARED,
     KNOWN,
     WARM_UP,
@@ -21,7 +22,12 @@ from vae.evaluation.estimators import (
     compare_against_samples,
     compare_known,
 )
-from vae.evaluation.signal_to_noise import compare_signal_to_noise, exact_gradient, fitted_slopes, predicted_constants
+from vae.reproduce.estimators.signal_to_noise import (
+    compare_signal_to_noise,
+    exact_gradient,
+    fitted_slopes,
+    predicted_constants,
+)
 
 CONFIG = {
     "data": {"name": "digits", "pixels": "static", "train_size": 150},
@@ -220,15 +226,14 @@ def test_the_command_writes_table_and_figure_and_prints_one_object(compared, cap
 
 
 def test_the_figure_names_every_series_and_draws_theory(compared):
-    from vae.figures import estimators
-
     known = [row for theta in (0.0, 1.0) for row in compare_known(theta, 4, 1000)]
     known += compare_known(1.0, 2, 1000)
     model, split = LinearGaussian.scalar().model(), Split(torch.full((4, 1), 1.7).double(), None, torch.arange(4))
     noise = list(compare_against_samples(model, split, (1, 2), 2, 10))
     data = list(compare_against_data(model, split, (1, 2), {"sgvb_a": 1, "iwae": 5}, 10))
     ratios = [row for K in (16, 64) for row in compare_signal_to_noise(K, 100)]
-    figure = estimators(known, noise, data, ratios, fitted_slopes(ratios), "a_$b$")
+    tables = {"known": known, "vae_noise": noise, "vae_minibatches": data, "signal_to_noise": ratios}
+    figure = draw({**tables, "slopes": fitted_slopes(ratios)}, "a_$b$")
     texts = [" ".join(t.get_text() for t in axes.texts) for axes in figure.axes]
     for name in ("score function", "b = E f", "running b", "leave one out", "optimal b", "reparameterized"):
         assert name in texts[0]
@@ -272,7 +277,7 @@ def test_ctrl_c_exits_130(compared, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vae.evaluation.estimators, "compare_known", interrupted)
+    monkeypatch.setattr(study, "compare_known", interrupted)
     path, arguments = compared
     assert main([*arguments, "--out", str(path / "none")]) == 130
     assert not (path / "none").exists()

@@ -16,7 +16,7 @@ import vae
 from tests.oracles import numbers
 from tests.problems import LinearGaussian, two_modes
 from vae import hmc
-from vae.commands.questions import METHODS
+from vae.commands.evaluate import METHODS
 from vae.data import Split
 from vae.distributions import Normal
 from vae.errors import TrainingFailed, UsageError, VaeError

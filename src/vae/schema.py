@@ -40,7 +40,7 @@ Count = Annotated[int, Interval(1, 2**53)]
 Index = Annotated[int, Interval(0, 2**53)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a union of types hashes its members, and a table has no hash
 class OneOf:
     """A name from a table whose rows take no options."""
 

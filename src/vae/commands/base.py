@@ -159,30 +159,21 @@ def add_set(parser: Parser, where: str = "") -> None:
     )
 
 
-def add_runs(parser: Parser, several: bool = False) -> None:
-    """The argument that names the run, or several runs."""
-    parser.add_argument(
-        "run", nargs="+" if several else None, metavar="RUN", help="a run directory, such as runs/digits_d2"
-    )
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "run": {"metavar": "RUN", "help": "a run directory, such as runs/digits_d2"},
+    "--checkpoint": {
+        "choices": ("last", "best"),
+        "help": "which checkpoint (default: best if there is one, else last)",
+    },
+    "--split": {"choices": ("test", "validation", "train"), "default": "test", "help": "which data (default: test)"},
+    "--limit": {"type": positive, "metavar": "N", "help": "only the first N data"},
+}
 
 
-def add_checkpoint(parser: Parser) -> None:
-    """The argument that chooses a checkpoint."""
-    parser.add_argument(
-        "--checkpoint", choices=("last", "best"), help="which checkpoint (default: best if there is one, else last)"
-    )
-
-
-def add_split(parser: Parser) -> None:
-    """The argument that chooses a split."""
-    parser.add_argument(
-        "--split", choices=("test", "validation", "train"), default="test", help="which data (default: test)"
-    )
-
-
-def add_limit(parser: Parser) -> None:
-    """The argument that limits a split."""
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N data")
+def add(parser: Parser, *names: str, **more: Any) -> None:
+    """Arguments that several commands take."""
+    for name in names:
+        parser.add_argument(name, **ARGUMENTS[name], **more)
 
 
 def write_npz(path: str, arrays: dict[str, Any]) -> None:
@@ -209,6 +200,11 @@ def load_on_device(path: str | Path, checkpoint: str | None) -> LoadedRun:
     run = load_run(path, which=checkpoint)
     run.model.to(choose_device("cpu" if run.settings.train.device == "cpu" else "auto"))
     return run
+
+
+def origin(run: LoadedRun) -> dict[str, Any]:
+    """What the record of an evaluation says of where the model is from."""
+    return {"run": str(run.path), "checkpoint": run.checkpoint, "step": run.step}
 
 
 def load_with_data(path: str | Path, checkpoint: str | None) -> tuple[LoadedRun, Data]:

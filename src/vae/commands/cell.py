@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train a cell, from its last checkpoint if it has one, and evaluate it on the test split."""
     import torch
 
-    from vae.commands.base import load_on_device
-    from vae.commands.evaluate import evaluate_test_split, write_evaluation
+    from vae.commands.base import load_on_device, origin
     from vae.commands.train import test_curve
+    from vae.evaluation.report import evaluate_test_split, write_evaluation
     from vae.training import read_settings
     from vae.training.run import train
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(int(threads))
     run = train(read_settings(json.loads(settings)), Path(path), resume=True, verbose=False, observe=test_curve)
     loaded = load_on_device(path, None)
-    write_evaluation(loaded, evaluate_test_split(loaded, run.data))
+    write_evaluation(loaded.path, evaluate_test_split(loaded.model, run.data, origin(loaded)))
 
 
 def _end_with_parent() -> None:

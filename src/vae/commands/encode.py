@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vae.commands.base import (
-    Parser,
-    add_checkpoint,
-    add_limit,
-    add_runs,
-    add_split,
-    command,
-    load_with_data,
-    write_npz,
-)
+from vae.commands.base import Parser, add, command, load_with_data, write_npz
 
 
 @command
@@ -24,10 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "Write the codes of a split: z (N, J), y (N,) labels if there are any, index (N,) places in the data file.",
         "runs/digits_d2 --out codes.npz",
     )
-    add_runs(parser)
-    add_checkpoint(parser)
-    add_split(parser)
-    add_limit(parser)
+    add(parser, "run", "--checkpoint", "--split", "--limit")
     parser.add_argument("--out", required=True, metavar="FILE.npz", help="the file to write")
     parser.add_argument("--sample", action="store_true", help="a sample from each posterior instead of its mean")
     args = parser.parse_args(argv)

@@ -113,7 +113,7 @@ def checked_cells(cells: Sequence[Cell], here: bool) -> list[Cell]:
 
 def finished_evaluation(cell: Cell) -> dict[str, Any] | None:
     """The evaluation of a finished cell; None if the cell has yet to be trained or evaluated."""
-    from vae.commands.evaluate import read_evaluation
+    from vae.evaluation.report import read_evaluation
 
     record = read_evaluation(cell.path)
     return record if record and _finished_at(cell.path, cell.settings) == record["step"] else None

@@ -115,18 +115,17 @@ def _evaluate_and_draw(path: Path, data: Data, trained: bool) -> None:
 
     evaluations/test.json is written last: if it has the step of the checkpoint, everything before it was done.
     """
-    from vae.commands.base import load_on_device
-    from vae.commands.evaluate import evaluate_test_split, evaluation_table, read_evaluation, write_evaluation
-    from vae.commands.plot import suitable_figures
+    from vae.commands.base import load_on_device, origin
+    from vae.evaluation.report import evaluate_test_split, read_evaluation, table, write_evaluation
+    from vae.figures.of_runs import suitable_figures
 
     loaded = load_on_device(path, None)
     record, before = None, read_evaluation(path)
     if trained or before is None or before["step"] != loaded.step:
-        record = evaluate_test_split(loaded, data)
-        print(evaluation_table(record))
+        record = evaluate_test_split(loaded.model, data, origin(loaded))
+        print(table(record))
     for name, draw in suitable_figures(loaded, data).items():
         if record is not None or not (path / "figures" / f"{name}.pdf").exists():
-            for file in draw():
-                print(file)
+            print(*draw(), sep="\n")
     if record is not None:
-        write_evaluation(loaded, record)
+        write_evaluation(path, record)

@@ -2,9 +2,8 @@
 
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
-from vae.figures.estimators import estimators
 from vae.figures.images import manifold, reconstructions, samples
 from vae.figures.style import save
 from vae.figures.sweep import sweep
 
-__all__ = ["codes", "curves", "estimators", "manifold", "reconstructions", "samples", "save", "sweep", "tsne"]
+__all__ = ["codes", "curves", "manifold", "reconstructions", "samples", "save", "sweep", "tsne"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vae.distributions import Normal, sum_from
-from vae.evaluation.estimators import Row, generator, moments
 from vae.objectives import IWAE, DReG, EstimatorA, Objective, StickingTheLanding
+from vae.reproduce.estimators.gradients import Row, generator, moments
 
 PARAMETERS = ("encoder mean", "encoder log std", "decoder bias")
 

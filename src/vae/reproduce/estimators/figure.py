@@ -30,15 +30,9 @@ _LOOKS = {  # estimator: label, colour, marker
 }
 
 
-def estimators(
-    known: Sequence[Row],
-    vae: Sequence[Row],
-    data: Sequence[Row],
-    ratios: Sequence[Row],
-    slopes: Sequence[Row],
-    name: str,
-) -> Figure:
-    """Six panels of the rows of `vae.evaluation.estimators` and `.signal_to_noise`; `name` is that of the VAE."""
+def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
+    """Six panels of the tables of a study (its rows by the keys of `HEADINGS`); `name` is that of the VAE."""
+    known, noise, data = tables["known"], tables["vae_noise"], tables["vae_minibatches"]
     made = figure(16, 9)
     panels = made.subplots(2, 3)
     theta, L = max(row["theta"] for row in known), min(row["num_samples"] for row in known if row["theta"] == 0)
@@ -47,12 +41,12 @@ def estimators(
     by_samples = [row for row in known if row["theta"] == theta]
     _lines(panels[0, 0], by_theta, "theta", "variance", "exact_variance")
     _lines(panels[0, 1], by_samples, "num_samples", "variance", "exact_variance")
-    _ratios(panels[0, 2], ratios, slopes)
-    of_encoder = [row for row in vae if row["network"] == "encoder"]
+    _ratios(panels[0, 2], tables["signal_to_noise"], tables["slopes"])
+    of_encoder = [row for row in noise if row["network"] == "encoder"]
     _lines(panels[1, 0], of_encoder, "num_samples", "variance")
     _lines(panels[1, 1], [row for row in data if row["network"] == "encoder"], "batch_size", "variance", samples=True)
     _bias(panels[1, 2], of_encoder)
-    size = vae[0]["batch_size"]
+    size = noise[0]["batch_size"]
     titles = [
         (rf"d E[$x^2$]/d$\theta$, x ~ N($\theta$, 1), L = {L}", r"$\theta$", "variance"),
         (rf"d E[$x^2$]/d$\theta$ at $\theta$ = {theta:g}", "samples L", "variance"),

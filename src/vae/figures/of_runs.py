@@ -1,0 +1,164 @@
+"""The figures of runs, drawn from their models, data and metrics into their directories, as PNG and PDF.
+
+`out` is another directory to write to, or None. UsageError if a figure does not suit the run or cannot be written.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.special import ndtri
+from torch import Tensor
+
+from vae.data import Data, Split
+from vae.errors import UsageError
+from vae.evaluation import posterior_codes
+from vae.figures.codes import codes, tsne
+from vae.figures.curves import curves
+from vae.figures.images import Array, manifold, reconstructions, samples
+from vae.figures.style import save
+from vae.text import NO_DENSITY
+from vae.training import read_settings
+from vae.training.loading import LoadedRun
+from vae.training.run_directory import history, open_config
+
+
+def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[Path]]]:
+    """The figures that suit a run: their names, and functions that draw them."""
+    model, split = run.model, data.evaluation_split("test")
+    figures = {
+        "curves": lambda: draw_curves([run.path]),
+        "reconstructions": lambda: draw_reconstructions([run], split, "test", 10),
+        "samples": lambda: draw_samples(run, 100, 0),
+    }
+    if model.latent_dim == 2 and len(model.data_shape) == 3:
+        figures["manifold"] = lambda: draw_manifold(run, 20, 4.0)
+    if model.latent_dim <= 2:
+        figures["codes"] = lambda: draw_codes(run, data, split, "test")
+    elif len(split) > 3 and _codes_differ(run, split):
+        # t-SNE of more data could take longer than the training; plot_tsne.py takes all by default
+        figures["tsne"] = lambda: draw_codes(run, data, split.first(2000), "test")
+    return figures
+
+
+def _codes_differ(run: LoadedRun, split: Split) -> bool:
+    """Whether the codes of a split differ; if they are all equal, t-SNE has nothing to show."""
+    z = run.model.encode(split.first(100).images())
+    return bool((z != z[0]).any())
+
+
+def _save(figure: Figure, run_path: Path, name: str, out: str | None) -> list[Path]:
+    folder = Path(out or run_path / "figures")
+    try:
+        return save(figure, folder / name)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write figures there: {error.strerror}") from None
+
+
+# ------------------------------------------------------------------------------------- each figure
+
+
+def draw_curves(runs: Sequence[Path], out: str | None = None) -> list[Path]:
+    """Training and test curves of one or several runs."""
+    runs = list(dict.fromkeys(runs))  # a run that is given twice is drawn once
+    densities = []
+    histories = {}
+    for name, run in zip(_names(runs), runs, strict=True):
+        likelihood = read_settings(open_config(run), where=run).model.likelihood
+        densities.append(likelihood is None or likelihood.name != "grey_cross_entropy")
+        lines = history(run)
+        if not lines:
+            raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
+        histories[name + ("" if densities[-1] or len(runs) == 1 else " (no density)")] = lines
+    if len(set(densities)) == 2:
+        print("grey cross-entropy (no density) and densities are not comparable: see the labels", file=sys.stderr)
+    note = f" ({NO_DENSITY})" if densities == [False] else ""
+    return _save(curves(histories, note), runs[0], "curves", out)
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, or the whole path if two share that part."""
+    short = [run.resolve().name for run in runs]
+    return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
+
+
+def draw_reconstructions(
+    runs: Sequence[LoadedRun], split: Split, split_name: str, count: int, out: str | None = None
+) -> list[Path]:
+    """Data above their reconstructions by each run."""
+    shown = split.first(count)
+    by_run = {}
+    for name, run in zip(_names([run.path for run in runs]), runs, strict=True):
+        by_run[f"{name}\n(d = {run.model.latent_dim})"] = _array(run.model.reconstruct(shown.images()))
+    title = f"The first {len(shown)} {split_name} data, and the decoder's means at their posterior means"
+    figure = reconstructions(_array(shown.images()), by_run, title, runs[0].data_range)
+    return _save(figure, runs[0].path, "reconstructions", out)
+
+
+def _array(images: Tensor) -> Array:
+    return images.detach().cpu().double().numpy()
+
+
+def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) -> list[Path]:
+    """The decoder's means at draws from the prior."""
+    title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"
+    figure = samples(_array(run.model.sample(count, seed=seed)), title, run.data_range)
+    return _save(figure, run.path, "samples", out)
+
+
+def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = None) -> list[Path]:
+    """The decoder's means over the latent plane: equally spaced z, and quantiles of the prior on the unit square."""
+    if len(run.model.data_shape) != 3:
+        raise UsageError(f"{run.path}: a manifold is drawn for images, and these data are vectors")
+    if run.model.latent_dim != 2:
+        raise UsageError(
+            f"{run.path}: a manifold is drawn over 2 latents, and this model has {run.model.latent_dim}; "
+            "use plot_samples.py or plot_tsne.py"
+        )
+    name, places = run.path.name, (np.arange(count) + 0.5) / count
+    grids = {
+        "manifold": (np.linspace(-limit, limit, count), f"{name}: decoder means, z equally spaced", None),
+        "manifold_quantiles": (ndtri(places), f"{name}: decoder means, z at the quantiles of the prior", places),
+    }
+    files = []
+    for stem, (grid, title, quantiles) in grids.items():
+        z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)  # row by row from the top, where z_2 is largest
+        images = _array(run.model.decode(torch.from_numpy(z)))
+        files += _save(manifold(images, grid, title, run.data_range, quantiles), run.path, stem, out)
+    return files
+
+
+def draw_codes(
+    run: LoadedRun,
+    data: Data,
+    split: Split,
+    split_name: str,
+    out: str | None = None,
+    *,
+    sampled: bool = False,
+    perplexity: float = 50,
+    seed: int = 0,
+) -> list[Path]:
+    """The codes of a split by class: as they are for up to two latents, by t-SNE for more."""
+    model = run.model
+    z = posterior_codes(model, split, name=split_name, sampled=sampled).double().numpy()
+    kind = "posterior samples" if sampled else "posterior means"
+    title = f"{run.path.name}: {kind} of {len(split)} {split_name} data"
+    stem, axes = "codes", ("$z_1$", "$z_2$")
+    if model.latent_dim > 2:
+        if len(z) < 4:
+            raise UsageError(f"t-SNE needs at least 4 data, and there are {len(z)}")
+        if (z == z[0]).all():
+            raise UsageError(f"{run.path}: all codes are equal (a collapsed posterior), so there is nothing to draw")
+        fitting = min(perplexity, (len(z) - 1) / 3)
+        if fitting < perplexity:
+            print(f"perplexity lowered from {perplexity:g} to {fitting:.3g} for {len(z)} data", file=sys.stderr)
+        if len(z) > 3000:
+            print(f"t-SNE of {len(z)} codes takes a minute or so; for fewer, use --limit N", file=sys.stderr)
+        z, stem, axes = tsne(z, fitting, seed), "tsne", ("t-SNE 1", "t-SNE 2")
+        title += f"\n{model.latent_dim} latents by t-SNE (perplexity {fitting:.3g})"
+    labels = None if split.y is None else split.y.numpy()
+    return _save(codes(z, labels, data.classes, axes, title), run.path, stem, out)

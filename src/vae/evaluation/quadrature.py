@@ -6,7 +6,6 @@ kinks, as behind a ReLU decoder, the error falls with h^2. No mode is assumed, a
 sees.
 """
 
-import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -103,9 +102,7 @@ class Quadrature:
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Of a model in double precision, columns (M,): log_p_x, error (the tolerance that was reached), points."""
         x = x.double()
-        level, settled, points = self._survey(copy.deepcopy(model).float(), x.float(), tick)
-        log_f = self._at_points(model, x, level)
-        value, error = log_integral(level, log_f, settled)
+        (value, error), level, log_f, settled, points = self._survey(model, x, tick)
         while True:
             finer, left = self._refined(level, log_f, settled)
             count = _count(finer, len(x))
@@ -119,34 +116,36 @@ class Quadrature:
             value, error = torch.where(allowed, refined, value), torch.where(allowed, refined_error, error)
             points = points + _count(level, len(x))
 
-    def _survey(self, model: VAE, x: Tensor, tick: Callable[[float], None]) -> tuple[Level, Tensor, Tensor]:
-        """The first lattice, each point decoded once for all data: the points where the integrand may matter, what the
-        others contribute, and how many there were.
-
-        It is in single precision, which takes half the time and is enough to tell where the integrand is: the points
-        that matter are computed again, and the others contribute less than e^-20 each.
-        """
+    def _survey(
+        self, model: VAE, x: Tensor, tick: Callable[[float], None]
+    ) -> tuple[tuple[Tensor, Tensor], Level, Tensor, Tensor, Tensor]:
+        """The first lattice, each point decoded once for all data: value and error; then, to be refined, the points
+        where the integrand may matter with its values, what the others contribute, and how many there were."""
         J, count = model.latent_dim, self.num_samples or AXIS[model.latent_dim]
         half = max(1, count // 2)
         spacing = 2 * HALF_WIDTH / half
-        axis = torch.arange(half, dtype=torch.float64, device=x.device) * spacing + (0.5 * spacing - HALF_WIDTH)
+        axis = torch.arange(half, dtype=x.dtype, device=x.device) * spacing + (0.5 * spacing - HALF_WIDTH)
         parents = torch.cartesian_prod(*[axis] * J).view(-1, J)
         best = model.log_joint(x, model.posterior(x).mean[None])[0]  # (M,)
         best = torch.where(torch.isfinite(best), best, -torch.inf)
-        settled, kept = torch.full_like(best, -torch.inf), []
+        sums = x.new_full((2**J, len(x)), -torch.inf)
+        settled, kept = sums[0], []
         for rows in parents.split(CELLS):
             cells = children(rows, rows.new_zeros(len(rows), dtype=torch.long), spacing)
-            log_f = self._of_all(model, x, cells.z.to(x))  # (B, 2^J, M)
+            log_f = self._of_all(model, x, cells.z)  # (B, 2^J, M)
+            sums = torch.logaddexp(sums, torch.logsumexp(log_f, 0))
             high, low = log_f.amax(1), log_f.amin(1)  # (B, M)
             best = torch.maximum(best, high.amax(0))
             near = 2 * high - low > best - NEGLIGIBLE
             settled = torch.logaddexp(settled, log_f.masked_fill(near[:, None], -torch.inf).flatten(0, 1).logsumexp(0))
             block, datum = torch.nonzero(near, as_tuple=True)
-            kept.append((cells.z[block], datum))
+            kept.append((cells.z[block], datum, log_f[block, :, datum]))
             tick(len(rows) / len(parents))
-        z, datum = (torch.cat(column) for column in zip(*kept, strict=True))
-        settled = settled.double() + J * math.log(spacing / 2)
-        return Level(z, datum, spacing / 2), settled, settled.new_full(settled.shape, parents.shape[0] * 2**J)
+        z, datum, log_f = (torch.cat(column) for column in zip(*kept, strict=True))
+        volume = J * math.log(spacing / 2)
+        points = settled.new_full(settled.shape, parents.shape[0] * 2**J)
+        nothing = torch.full_like(settled, -torch.inf)
+        return _with_error(sums + volume, nothing), Level(z, datum, spacing / 2), log_f, settled + volume, points
 
     def _of_all(self, model: VAE, x: Tensor, z: Tensor) -> Tensor:  # z (B, 2^J, J) -> (B, 2^J, M)
         """log p(x, z) of every datum at every point."""

@@ -52,7 +52,8 @@ class BernoulliLogits(NamedTuple):
         Its two parts nearly cancel for pixels that are almost certain, so use double precision.
         """
         logits = self.logits.flatten(1)  # (L, D)
-        return logits @ x.flatten(1).T + _LogProb.apply(logits, torch.zeros_like(logits)).sum(1, keepdim=True)
+        nothing = _LogProb.apply(logits, logits.new_zeros(()))  # log p(0) = -log(1 + e^l)
+        return logits @ x.flatten(1).T + nothing.sum(1, keepdim=True)
 
     @property
     def mean(self) -> Tensor:

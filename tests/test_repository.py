@@ -1,14 +1,12 @@
-"""What a newcomer finds: the README's commands, its pictures, the notebook, and nothing that does not belong."""
+"""What a newcomer finds: the notebook, small files, and nothing that does not belong."""
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 NOTEBOOK = ROOT / "notebooks" / "first_steps.ipynb"
 
 
@@ -17,16 +15,6 @@ def tracked():
     if result.returncode != 0:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in result.stdout.splitlines() if (ROOT / name).is_file()]
-
-
-def test_the_readme_has_the_two_commands():
-    assert "pip install -e . && python scripts/train.py --config configs/digits_d2.yaml" in README
-    assert 'pip install -e ".[dev]" && pytest' in README
-
-
-def test_every_file_that_the_readme_names_is_there():
-    for name in re.findall(r"(?:\(|`| )((?:configs|scripts|notebooks|src|tests)/[\w./]+\.\w+)", README):
-        assert (ROOT / name).exists(), name
 
 
 def test_the_ignored_data_folder_does_not_swallow_the_package():

@@ -246,3 +246,6 @@ def user_network(given: Any, wanted: Any, *, of: str) -> nn.Module:
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder, "module": user_network}
 DECODERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder, "module": user_network}
+
+# The names by which people call them: vae.mlp_encoder(...).
+mlp_encoder, mlp_decoder, conv_encoder, conv_decoder = MLPEncoder, MLPDecoder, ConvEncoder, ConvDecoder

@@ -1,0 +1,51 @@
+"""The public names of the package, each written here alone: `__init__.py` imports them when they are first used."""
+
+from vae.data import Data as Data
+from vae.data import load_data as load_data
+from vae.errors import VaeError as VaeError
+from vae.evaluation import Annealed as Annealed
+from vae.evaluation import FittedDensity as FittedDensity
+from vae.evaluation import Gaps as Gaps
+from vae.evaluation import ImportanceSampling as ImportanceSampling
+from vae.evaluation import Quadrature as Quadrature
+from vae.evaluation import evaluate_bound as evaluate_bound
+from vae.evaluation import evaluate_representation as evaluate_representation
+from vae.evaluation import measure as measure
+from vae.likelihoods import Bernoulli as Bernoulli
+from vae.likelihoods import Categorical as Categorical
+from vae.likelihoods import ContinuousBernoulli as ContinuousBernoulli
+from vae.likelihoods import DiscretizedLogistic as DiscretizedLogistic
+from vae.likelihoods import Gaussian as Gaussian
+from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy
+from vae.likelihoods import NegativeBinomial as NegativeBinomial
+from vae.models import EM as EM
+from vae.models import VAE as VAE
+from vae.models import factor_analysis as factor_analysis
+from vae.models import pca as pca
+from vae.models import probabilistic_pca as probabilistic_pca
+from vae.networks import conv_decoder as conv_decoder
+from vae.networks import conv_encoder as conv_encoder
+from vae.networks import mlp_decoder as mlp_decoder
+from vae.networks import mlp_encoder as mlp_encoder
+from vae.objectives import IWAE as IWAE
+from vae.objectives import DReG as DReG
+from vae.objectives import EstimatorA as EstimatorA
+from vae.objectives import EstimatorB as EstimatorB
+from vae.objectives import ScoreFunction as ScoreFunction
+from vae.objectives import StickingTheLanding as StickingTheLanding
+from vae.posteriors import CauchyPosterior as CauchyPosterior
+from vae.posteriors import DiagonalGaussian as DiagonalGaussian
+from vae.posteriors import FullGaussian as FullGaussian
+from vae.posteriors import GumbelPosterior as GumbelPosterior
+from vae.posteriors import LaplacePosterior as LaplacePosterior
+from vae.posteriors import LogisticPosterior as LogisticPosterior
+from vae.posteriors import MultivariateTPosterior as MultivariateTPosterior
+from vae.posteriors import StudentTPosterior as StudentTPosterior
+from vae.posteriors import UniformPosterior as UniformPosterior
+from vae.priors import StandardNormal as StandardNormal
+from vae.training import Run as Run
+from vae.training import fit as fit
+from vae.training import load as load
+from vae.training.build import build as build
+
+__version__: str

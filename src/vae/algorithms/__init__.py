@@ -6,18 +6,3 @@ from vae.algorithms.optimizers import OPTIMIZERS
 from vae.algorithms.schedules import SCHEDULES
 
 ALGORITHMS = {"aevb": AEVB}
-
-__all__ = [
-    "AEVB",
-    "ALGORITHMS",
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "Algorithm",
-    "Gradient",
-    "State",
-    "Sums",
-    "Values",
-    "check_finite",
-    "eager",
-    "largest_gradient",
-]

@@ -7,18 +7,3 @@ from vae.data.batches import Batch, Loader, Resident
 from vae.data.datasets import DATASETS
 from vae.data.pixels import PIXELS
 from vae.data.splits import Data, DataSettings, Split, data_root, kind_of, load_data, read_user_split
-
-__all__ = [
-    "DATASETS",
-    "PIXELS",
-    "Batch",
-    "Data",
-    "DataSettings",
-    "Loader",
-    "Resident",
-    "Split",
-    "data_root",
-    "kind_of",
-    "load_data",
-    "read_user_split",
-]

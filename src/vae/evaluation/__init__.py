@@ -9,25 +9,3 @@ from vae.evaluation.importance import ImportanceSampling
 from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
 from vae.evaluation.quadrature import Quadrature
 from vae.evaluation.representation import evaluate_representation, representation_table
-
-__all__ = [
-    "LOG_LIKELIHOODS",
-    "Annealed",
-    "Columns",
-    "DatumNoise",
-    "Evaluation",
-    "FittedDensity",
-    "Gaps",
-    "ImportanceSampling",
-    "Quadrature",
-    "SandwichedAnnealing",
-    "evaluate_bound",
-    "evaluate_representation",
-    "evaluation_line",
-    "mean_and_stderr",
-    "measure",
-    "posterior_codes",
-    "representation_table",
-    "simulated",
-    "warn_of_collapse",
-]

@@ -19,14 +19,3 @@ LIKELIHOODS = {
     "discretized_logistic": DiscretizedLogistic,
     "negative_binomial": NegativeBinomial,
 }
-
-__all__ = [
-    "LIKELIHOODS",
-    "Bernoulli",
-    "Categorical",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "Gaussian",
-    "GreyCrossEntropy",
-    "NegativeBinomial",
-]

@@ -11,16 +11,3 @@ from vae.models.linear import (
     probabilistic_pca,
 )
 from vae.models.vae import VAE, evaluating
-
-__all__ = [
-    "EM",
-    "LINEAR_MODELS",
-    "PCA",
-    "VAE",
-    "LinearGaussian",
-    "NotConverged",
-    "evaluating",
-    "factor_analysis",
-    "pca",
-    "probabilistic_pca",
-]

@@ -14,23 +14,3 @@ OBJECTIVES = {
     "stl": StickingTheLanding,
     "score_function": ScoreFunction,
 }
-
-__all__ = [
-    "IWAE",
-    "OBJECTIVES",
-    "DReG",
-    "Estimate",
-    "EstimatorA",
-    "EstimatorB",
-    "LogWeights",
-    "Memory",
-    "Objective",
-    "ScoreFunction",
-    "StickingTheLanding",
-    "WeightedKL",
-    "leave_one_out",
-    "log_weights",
-    "remember",
-    "running_mean",
-    "score_surrogate",
-]

@@ -13,6 +13,8 @@ from vae.distributions import Noise
 from vae.models import VAE
 from vae.randomness import datum_noise
 
+PAIRS = 4000  # (datum, sample) pairs that are drawn and weighted together
+
 
 @dataclass(frozen=True)
 class DatumNoise:
@@ -42,12 +44,14 @@ def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, T
 
 
 def rows_at_once(model: VAE) -> int:
-    """How many (datum, sample) pairs pass through the decoder together: on a CPU, about as many as stay in its cache.
-
-    There, 500 images of 784 pixels at a time take half the time of 4,000. A GPU is only busy with many.
-    """
+    """How many (datum, sample) pairs pass through the decoder together: on a CPU, about what its cache holds."""
     on_cpu = model.prior.mean.device.type == "cpu"
-    return min(4000, max(100, 200_000 // math.prod(model.data_shape))) if on_cpu else 20_000
+    return min(PAIRS, max(100, 400_000 // math.prod(model.data_shape))) if on_cpu else PAIRS
+
+
+def for_the_decoder(model: VAE, samples: Tensor) -> tuple[Tensor, ...]:  # (K, M, J) -> (k, M, J), ...
+    """Samples of z, or their noise, in parts that the decoder takes at once."""
+    return samples.split(max(1, rows_at_once(model) // samples.shape[1]))
 
 
 def mean_and_stderr(values: Tensor) -> dict[str, Any]:

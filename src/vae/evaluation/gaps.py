@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae.distributions import sum_from
-from vae.evaluation.base import DatumNoise, rows_at_once
+from vae.evaluation.base import DatumNoise, for_the_decoder, rows_at_once
 from vae.evaluation.importance import blocks_of_noise, check_cover, stream_columns, stream_weights
 from vae.models import VAE
 from vae.schema import Count, validated
@@ -28,7 +28,8 @@ def bound_of(
 ) -> tuple[Tensor, Tensor]:  # (M,), (M,)
     """L[q] = E_q[log p(x|z)] - KL(q || p) of each datum by `num_samples` samples, and its standard error."""
     values = []
-    for eps in blocks_of_noise(model, noise, purpose, num_samples):  # (L, M, J)
+    blocks = blocks_of_noise(model, noise, purpose, num_samples)
+    for eps in (part for block in blocks for part in for_the_decoder(model, block)):  # (L, M, J)
         log_p_x_given_z, kl = model.bound_terms(q, x, eps)  # (L, M), (M, J)
         values.append((log_p_x_given_z - sum_from(kl, 1)).double())
     joined = torch.cat(values)  # (L, M)

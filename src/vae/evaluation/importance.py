@@ -11,7 +11,7 @@ from torch import Tensor
 from vae.distributions import sum_from
 from vae.errors import UsageError
 from vae.evaluation import pareto
-from vae.evaluation.base import DatumNoise, rows_at_once
+from vae.evaluation.base import PAIRS, DatumNoise, for_the_decoder
 from vae.models import VAE
 from vae.schema import Count, validated
 
@@ -67,9 +67,9 @@ class Stream(NamedTuple):
 
 
 def blocks_of_noise(model: VAE, noise: DatumNoise, purpose: str, num_samples: int) -> Iterator[Tensor]:  # (K, M, J)
-    """The noise of `num_samples` samples for each datum, as much at a time as suits the decoder."""
+    """The noise of `num_samples` samples for each datum, in a few large parts."""
     sizes = [min(BLOCK, num_samples - start) for start in range(0, num_samples, BLOCK)]
-    numbered, at_once = list(enumerate(sizes)), max(1, rows_at_once(model) // (len(noise.index) * BLOCK))
+    numbered, at_once = list(enumerate(sizes)), max(1, PAIRS // (len(noise.index) * BLOCK))
     for start in range(0, len(numbered), at_once):
         group = numbered[start : start + at_once]
         yield torch.cat([noise(purpose, model.noise, size, number) for number, size in group])
@@ -89,7 +89,8 @@ def stream_weights(
     keep = pareto.tail_length(num_samples) + 1
     for eps in blocks_of_noise(model, noise, purpose, num_samples):  # (K, M, J)
         z, log_q = q.transform_and_log_prob(eps)
-        stream = stream.add(model.log_joint(x, z) - sum_from(log_q, 2), keep)
+        log_joint = torch.cat([model.log_joint(x, part) for part in for_the_decoder(model, z)])
+        stream = stream.add(log_joint - sum_from(log_q, 2), keep)
         tick(len(eps) / num_samples)
     return stream
 
@@ -113,7 +114,7 @@ class ImportanceSampling:
 
     def data_at_once(self, model: VAE) -> int:
         """How many data fit one pass with a block of samples each."""
-        return max(1, rows_at_once(model) // BLOCK)
+        return PAIRS // BLOCK
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, bias, ess, k_hat."""

@@ -19,7 +19,7 @@ class _LogProb(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(logits: Tensor, x: Tensor) -> Tensor:
+    def forward(logits: Tensor, x: Tensor) -> Tensor:  # x broadcasts to the shape of the logits
         """(x - 1/2) l - |l| / 2 - log(1 + e^-|l|), exact for logits of any size."""
         size = logits.abs()
         excess = size.neg().exp_().add_(1).log_()
@@ -34,7 +34,8 @@ class _LogProb(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         """The derivatives in l, and in x if they are needed."""
         logits, x = context.saved_tensors
-        return gradient * (x - logits.sigmoid()), gradient * logits if context.needs_input_grad[1] else None
+        of_x = (gradient * logits).sum_to_size(x.shape) if context.needs_input_grad[1] else None
+        return gradient * (x - logits.sigmoid()), of_x
 
 
 class BernoulliLogits(NamedTuple):
@@ -44,7 +45,7 @@ class BernoulliLogits(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
         """x l - log(1 + e^l), exact for logits of any size, nats."""
-        return _LogProb.apply(*torch.broadcast_tensors(self.logits, x))
+        return _LogProb.apply(self.logits.expand(torch.broadcast_shapes(self.logits.shape, x.shape)), x)
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:  # logits (L, 1, *data_shape), x (M, *data_shape) -> (L, M)
         """log p of every x under every row, summed over pixels, as one matrix product: x . l - sum log(1 + e^l), nats.

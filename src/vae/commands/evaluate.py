@@ -197,15 +197,6 @@ def write_evaluation(run: LoadedRun, record: dict[str, Any], name: str = "test")
         print(f"{file}: not written: {error.strerror}", file=sys.stderr)
 
 
-def read_evaluation(run: Path) -> dict[str, Any] | None:
-    """The evaluation of the whole test split in a run directory, if there is one."""
-    try:
-        record = json.loads(_evaluation_file(run, "test").read_text())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and "step" in record else None
-
-
 def evaluation_table(record: dict[str, Any]) -> str:
     """An evaluation as a table for people."""
     names = {"elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL"}

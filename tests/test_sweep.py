@@ -1,7 +1,6 @@
 """Sweeps: every cell a run, stopped ones gone on with, killed ones taken up again, and a table that adds up."""
 
 import contextlib
-import fcntl
 import itertools
 import json
 import math
@@ -509,46 +508,55 @@ def wait_for(condition, seconds=90):
     return found
 
 
-def at_work(folder):
-    """The runs whose locks are held."""
-    held = []
-    for file in folder.glob("s/runs/*/.lock"):
-        with file.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                held.append(file.parent)
-    return held
+def holders(folder):
+    """The runs that a process holds, each with that process: the one that has its lock open."""
+    locks = {file.stat().st_ino: file.parent for file in folder.glob("s/runs/*/.lock")}
+    found = {}
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if locks else ():
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor).endswith("/.lock"):
+                found[locks.get(descriptor.stat().st_ino)] = int(descriptor.parent.parent.name)
+    found.pop(None, None)
+    return found
 
 
-def begun(folder):
-    """Those of them that have trained an epoch."""
-    return [run for run in at_work(folder) if (run / "metrics.jsonl").exists() and metrics(run)]
+def begun(folder, file="metrics.jsonl"):
+    """The runs at work that have written a file."""
+    return [run for run in holders(folder) if (run / file).exists() and (run / file).stat().st_size]
 
 
 def half_done(folder):
-    """The steps of the checkpoints that are not of the end, after the last process has ended, by run."""
-    wait_for(lambda: not at_work(folder), 30)
+    """The runs with a checkpoint that is not of the end, after their processes have ended."""
+    wait_for(lambda: not holders(folder), 30)
     steps = {file.parent.parent: checkpoint.read_values(file)["step"] for file in folder.glob(f"s/runs/*/{LAST}")}
-    return {run: step for run, step in steps.items() if step < 2 * EPOCHS}
+    return [run for run, step in steps.items() if 0 < step < 2 * EPOCHS]
 
 
 def without_clocks(run):
     return [{k: v for k, v in line.items() if not k.endswith(("seconds", "_per_second"))} for line in metrics(run)]
 
 
-def check_against_runs_alone(folder):
-    """Every run holds every epoch once, and what the same config gives in one go, bit for bit."""
+def train_alone(grid, overrides):
+    """What the cells give in one go, each by its command, in another folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for file in sorted((folder / "s" / "cells").glob("*.yaml")):
-        run, alone = folder / "s" / "runs" / file.stem, folder / "alone" / file.stem
-        epochs = [line["epoch"] for line in metrics(run) if line["split"] == "train"]
+    for cell in cells("long.yaml", grid, overrides, Path("alone")):
+        cell.write()
+        assert train(cell.command()[2:]) == 0
+        epochs = [line["epoch"] for line in metrics(cell.run) if line["split"] == "train"]
         assert epochs == list(range(1, EPOCHS + 1))
-        assert train(["--config", str(file), "--out", str(alone), "--no-figures"]) == 0
+    torch.set_num_threads(threads)
+
+
+def check_against_runs_alone(count):
+    """Every run has the state and the metrics, every epoch once, of a run in one go, bit for bit."""
+    names = sorted(path.name for path in Path("s/runs").iterdir())
+    assert names == sorted(path.name for path in Path("alone/runs").iterdir())
+    assert len(names) == count
+    for name in names:
+        run, alone = Path("s/runs") / name, Path("alone/runs") / name
         assert (run / LAST).read_bytes() == (alone / LAST).read_bytes()
         assert without_clocks(run) == without_clocks(alone)
-    torch.set_num_threads(threads)
 
 
 @needs_linux
@@ -567,52 +575,46 @@ def test_the_cells_of_a_sweep_that_is_killed_twice_are_each_trained_once(engine,
         pytest.importorskip("ray")
     if forked:
         monkeypatch.setattr(run, "start", Forked)
-    grid = ["model.latent_dim=1,2"] * (seeds > 1) + ["train.seed=" + ",".join(map(str, range(seeds)))]
-    more = ["--grid", *grid, "--engine", engine, "--processes", "2"]
+    grid = ["train.seed=" + ",".join(map(str, range(seeds))), *["model.latent_dim=1,2"] * (seeds > 1)]
+    # if Ray itself is killed, its workers kill the cells, which then go on from an earlier checkpoint
+    set_, file = ([], "metrics.jsonl") if engine == "local" else (["train.checkpoint_seconds=0.1"], LAST)
+    train_alone(read_grid(grid), set_)
+    more = ["--grid", *grid, "--engine", engine, "--processes", "2", *(["--set", *set_] if set_ else [])]
     first = Sweep(long, *more)
-    wait_for(lambda: begun(long))
+    wait_for(lambda: begun(long, file))
     os.kill(first.process.pid, signal.SIGKILL)
     assert first.end()[0] == -signal.SIGKILL
     killed = half_done(long)  # the cells have saved their states, although nobody could tell them to
     assert killed
-    assert all(step > 0 for step in killed.values())
     second = Sweep(long, *more)
-    wait_for(lambda: [run for run in begun(long) if run in killed])
+    wait_for(lambda: set(begun(long, file)) & set(killed))
     os.kill(second.process.pid, signal.SIGTERM)
     status, error = second.end()
+    assert not holders(long)  # the sweep has waited for them
     assert status == 143, error
     assert "runs to go; the same command continues" in error.splitlines()[-1]
-    assert not at_work(long)  # the sweep has waited for them
     assert half_done(long)
     assert not (long / "s" / "sweep.json").exists()
     status, error = Sweep(long, *more).end()
     assert status == 0, error
-    assert len(list((long / "s" / "runs").iterdir())) == (8 if seeds > 1 else 1)
-    check_against_runs_alone(long)
-
-
-def parent(run):
-    """The parent of the process that holds a run."""
-    lock = (run / ".lock").stat()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(descriptor.stat(), lock):
-                return int((descriptor.parent.parent / "stat").read_text().rpartition(")")[2].split()[1])
-    raise AssertionError(f"nobody holds {run}")
+    check_against_runs_alone(8 if seeds > 1 else 1)
 
 
 @needs_linux
 def test_ray_takes_up_the_cell_of_a_worker_that_was_killed(long):
     pytest.importorskip("ray")
-    sweep = Sweep(long, "--grid", "train.seed=7", "--engine", "ray", "--processes", "1")
-    (run,) = wait_for(lambda: begun(long))
-    first, worker = metrics(run)[0], parent(run)
+    set_ = ["train.checkpoint_seconds=0.1"]
+    train_alone({SEED: [7]}, set_)
+    sweep = Sweep(long, "--grid", "train.seed=7", "--set", *set_, "--engine", "ray", "--processes", "1")
+    (run,) = wait_for(lambda: begun(long, LAST))
+    first, process = metrics(run)[0], holders(long)[run]
+    worker = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     assert worker != sweep.process.pid
     os.kill(worker, signal.SIGKILL)
     status, error = sweep.end()
     assert status == 0, error
     assert metrics(run)[0] == first  # its clock included: it went on and did not begin again
-    check_against_runs_alone(long)
+    check_against_runs_alone(1)
 
 
 def test_ctrl_c_exits_130_and_says_how_to_go_on(monkeypatch, swept, tmp_path, capsys):

@@ -15,29 +15,25 @@ from vae.sweep.local import start, stop
 RETRIES = 2  # of a task whose worker or node died
 
 
-class Task:
-    """A task with the methods of a process."""
+class _Task:
+    """A task with the methods of a process: a status, or why there is none; `wait` waits for a minute at most."""
 
     def __init__(self, ray: Any, ref: Any) -> None:
         self.ray, self.ref, self.future = ray, ref, ref.future()
 
     def poll(self) -> int | str | None:
-        """The exit status of the cell, or why there is none; None if it has not ended."""
         if not self.future.done():
             return None
         error = self.future.exception()
         return f"Ray: {str(error).strip().splitlines()[0]}" if error else self.future.result()
 
     def terminate(self) -> None:
-        """Tell the cell to save and stop."""
         self.ray.cancel(self.ref)
 
     def kill(self) -> None:
-        """End the worker."""
         self.ray.cancel(self.ref, force=True)
 
     def wait(self) -> None:
-        """Wait for the end, at most a minute."""
         self.ray.wait([self.ref], timeout=60)
 
 
@@ -52,7 +48,7 @@ def _on_node(cell: Cell, threads: int, folder: str, data_root: str | None) -> in
 
 
 @contextlib.contextmanager
-def cluster(cpus: int, threads: int, say: Callable[[str], None]) -> Iterator[Callable[[Cell, int], Task]]:
+def cluster(cpus: int, threads: int, say: Callable[[str], None]) -> Iterator[Callable[[Cell, int], _Task]]:
     """A function that submits a cell to the cluster at RAY_ADDRESS, else to one on this machine, of `cpus`."""
     ray, address = import_ray(), os.environ.get("RAY_ADDRESS")
     own = {} if address else {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 2**27}
@@ -66,11 +62,11 @@ def cluster(cpus: int, threads: int, say: Callable[[str], None]) -> Iterator[Cal
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(max_retries=RETRIES, num_cpus=threads)(_on_node)
 
-    def submit(cell: Cell, slot: int) -> Task:
+    def submit(cell: Cell, slot: int) -> _Task:
         say(f"{cell.name}: submitted to Ray")
         on_gpu = gpus and cell.config["train"]["device"] != "cpu"
         given = task.options(name=cell.name, num_gpus=1 if on_gpu else 0)
-        return Task(ray, given.remote(cell, threads, str(Path.cwd()), os.environ.get("VAE_DATA")))
+        return _Task(ray, given.remote(cell, threads, str(Path.cwd()), os.environ.get("VAE_DATA")))
 
     try:
         yield submit

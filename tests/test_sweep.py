@@ -463,7 +463,8 @@ def in_a_fork(target, *arguments):
 
 
 def _run(command, arguments, errors):
-    """A command in a fork of this process, which has imported torch already."""
+    """A command in a fork of this process, which has imported torch already, in a session of its own."""
+    os.setsid()
     torch.set_num_threads(1)
     with open(errors, "w", buffering=1) as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(None):
         status = command(arguments)
@@ -478,7 +479,6 @@ class Forked:
         self.terminate, self.kill, self.wait = self.process.terminate, self.process.kill, self.process.join
 
     def _begin(self, cell):
-        os.setsid()
         end_with_parent()
         _run(train, cell.command()[2:], cell.log)
 
@@ -512,12 +512,20 @@ def holders(folder):
     """The runs that a process holds, each with that process: the one that has its lock open."""
     locks = {file.stat().st_ino: file.parent for file in folder.glob("s/runs/*/.lock")}
     found = {}
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if locks else ():
-        with contextlib.suppress(OSError):
-            if os.readlink(descriptor).endswith("/.lock"):
-                found[locks.get(descriptor.stat().st_ino)] = int(descriptor.parent.parent.name)
+    for process in filter(str.isdigit, os.listdir("/proc") if locks else ()):
+        for descriptor in _listed(f"/proc/{process}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(descriptor).endswith("/.lock"):
+                    found[locks.get(os.stat(descriptor).st_ino)] = int(process)
     found.pop(None, None)
     return found
+
+
+def _listed(folder):
+    try:
+        return [f"{folder}/{name}" for name in os.listdir(folder)]
+    except OSError:  # it has ended
+        return []
 
 
 def begun(folder, file="metrics.jsonl"):
@@ -617,13 +625,27 @@ def test_ray_takes_up_the_cell_of_a_worker_that_was_killed(long):
     check_against_runs_alone(1)
 
 
-def test_ctrl_c_exits_130_and_says_how_to_go_on(monkeypatch, swept, tmp_path, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run, "start", interrupted)
-    assert main(["--config", str(swept / "tiny.yaml"), *GRID, "--out", str(tmp_path / "x")]) == 130
-    assert "stopped with 4 of 4 runs to go; the same command continues" in capsys.readouterr().err
+@needs_linux
+def test_ctrl_c_reaches_the_cells_through_the_sweep_which_waits_for_them(long, monkeypatch):
+    code = """
+import signal, sys, time
+def save(number, frame):
+    time.sleep(0.5)
+    open("saved.txt", "a").write(signal.Signals(number).name)
+    sys.exit(143)
+signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
+open("began.txt", "w").close()
+time.sleep(60)
+"""
+    monkeypatch.setattr(Cell, "command", lambda cell: ["-c", code])
+    sweep = Sweep(long, "--grid", "train.seed=0", "--set", "train.epochs=1")
+    wait_for((long / "began.txt").exists)
+    os.killpg(sweep.process.pid, signal.SIGINT)  # as a terminal does
+    status, error = sweep.end()
+    assert (long / "saved.txt").read_text() == "SIGTERM"
+    assert status == 130, error
+    assert error.splitlines()[-1] == "stopped with 1 of 1 runs to go; the same command continues"
 
 
 @pytest.mark.parametrize(

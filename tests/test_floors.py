@@ -37,7 +37,7 @@ BUDGETS = {
     "evaluation": 1_948,
     "training": 1_800,
     "figures": 622,
-    "sweep": 637,
+    "sweep": 640,
     "commands": 1_451,
 }
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def _on_node(cell: Cell, threads: int, folder: str, data_root: str | None) -> in
     os.chdir(folder)
     process = start(cell, threads, {} if data_root is None else {"VAE_DATA": data_root})
     try:
-        return process.wait()
+        while (status := process.poll()) is None:
+            time.sleep(0.1)  # ray.cancel interrupts this, and not a wait
+        return status
     finally:
         stop([process])
 

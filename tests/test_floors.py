@@ -21,6 +21,7 @@ FLOORS = {
     **dict.fromkeys(("algorithms", "evaluation"), 5),
     "training": 6,
     "figures": 7,
+    "sweep": 8,
     "reproduce": 9,
     "commands": 10,
 }
@@ -37,8 +38,9 @@ BUDGETS = {
     "evaluation": 1_776,
     "training": 1_800,
     "figures": 605,
+    "sweep": 640,
     "reproduce": 751,
-    "commands": 1_579,
+    "commands": 880,
 }
 
 

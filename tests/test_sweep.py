@@ -1,34 +1,37 @@
 """Sweeps: every cell a run, stopped ones gone on with, killed ones taken up again, and a table that adds up."""
 
+import contextlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from vae.commands import results
+import vae.commands.train
 from vae.commands.evaluate import main as evaluate
-from vae.commands.grid import SEED, Cell, cell_name, short_names
-from vae.commands.results import mean_over_seeds, paired_difference, summarise
 from vae.commands.sweep import main
 from vae.commands.train import main as train
-from vae.config import override, read_grid
-from vae.errors import ConfigError
+from vae.config import read_grid
+from vae.errors import ConfigError, Interrupted
+from vae.sweep import run, table
+from vae.sweep.cell import SEED, Cell, cell_name, short_names
+from vae.sweep.grid import cells
+from vae.sweep.local import end_with_parent, own_gpu
+from vae.sweep.table import mean_over_seeds, paired_difference, summary
 from vae.training import checkpoint
 
-ROOT = Path(__file__).parent.parent
 CONFIG = {
     "data": {"name": "digits", "pixels": "static", "train_size": 150},
     "model": {"latent_dim": 2, "encoder": {"hidden": [12]}, "decoder": {"hidden": [12]}},
@@ -36,8 +39,31 @@ CONFIG = {
 }
 GRID = ["--grid", "model.latent_dim=2,3", "train.seed=0,1"]
 LAST = "checkpoints/last.safetensors"
-LONG = 400  # epochs of a run that is to be killed: a few seconds
 NAMES = [f"latent_dim={dim},seed={seed}" for dim in (2, 3) for seed in (0, 1)]
+
+
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def poll(self):
+        return self.status
+
+
+def start_here(cell, threads, environment):
+    """The command of a cell in this process, which has imported torch already."""
+    module, name, *arguments = cell.command()
+    assert (module, name) == ("-m", "vae.commands.train")
+    with cell.log.open("w") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(None):
+        return Ended(train(arguments))
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Sweeps start no process; the tests of stops and crashes do."""
+    monkeypatch.setattr(run, "start", start_here)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +71,19 @@ def swept(tmp_path_factory):
     """A folder with a config, and the sweep of two latent sizes and two seeds."""
     path = tmp_path_factory.mktemp("sweep")
     (path / "tiny.yaml").write_text(yaml.dump(CONFIG))
-    assert main(["--config", str(path / "tiny.yaml"), *GRID, "--out", str(path / "s")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.setattr(run, "start", start_here)
+        assert main(["--config", "tiny.yaml", *GRID, "--out", "s"]) == 0
     return path
 
 
 @pytest.fixture
-def copied(swept, tmp_path):
+def copied(swept, tmp_path, monkeypatch, here):
     """A copy of that sweep, and the command that made it."""
-    shutil.copytree(swept / "s", tmp_path / "s")
-    return tmp_path / "s", ["--config", str(swept / "tiny.yaml"), "--out", str(tmp_path / "s")]
+    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "s", ["--config", "tiny.yaml", "--out", "s"]
 
 
 def record(out):
@@ -143,9 +173,9 @@ WRONG = [
     ([*GRID, "--out", "{d}/s", "--set", "train.epochs=3"], "holds a sweep of another config: train.epochs differ"),
     (
         ["--grid", "model.latent_dim=2", "train.seed=0,1", "--out", "{d}/s"],
-        "holds the sweep of --grid model.latent_dim=2,3",
+        "holds a sweep with latent_dim=3,seed=0, which this --grid leaves out",
     ),
-    (["--grid", "model.latent_dim=2,3", "--out", "{d}/s"], "repeat these values (you may add more)"),
+    (["--grid", "model.latent_dim=2,3", "--out", "{d}/s"], "repeat its values (you may add more)"),
 ]
 
 
@@ -197,10 +227,13 @@ def test_a_cell_is_a_run_as_any_other(swept, tmp_path, capsys):
     out = swept / "s"
     assert sorted(p.name for p in (out / "runs").iterdir()) == NAMES
     shutil.copytree(out / "runs" / NAMES[3], tmp_path / "run")
+    assert train(["--resume", str(tmp_path / "run"), "--no-figures"]) == 0
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "run" / "figures").exists()
     assert train(["--resume", str(tmp_path / "run")]) == 0
     captured = capsys.readouterr()
     assert "this run is finished" in captured.err
-    assert "curves.png" in captured.out
+    assert "curves.png" in captured.out  # which the cell has not drawn
     assert evaluate([str(tmp_path / "run"), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     kept = json.loads((out / "runs" / NAMES[3] / "evaluations" / "test.json").read_text())
@@ -251,16 +284,16 @@ def test_a_row_says_how_far_it_lies_from_the_first_seed_by_seed(swept):
 def test_no_difference_is_told_of_values_that_do_not_compare():
     """Those of other data, or of another likelihood."""
     grid = {"train.precision": ["a", "b"], "model.likelihood": ["x", "y"], SEED: [0, 1]}
-    cells = []
+    results = []
     for precision, likelihood, seed in itertools.product(*grid.values()):
         values = {"train.precision": precision, "model.likelihood": likelihood, SEED: seed}
-        settings = SimpleNamespace(train=SimpleNamespace(seed=seed))
+        name, none = f"{precision}{likelihood}{seed}", Path("none")
         elbo = {"mean": float(seed), "stderr": 0.1}
         lines = {"elbo": elbo, "log_p_x_given_z": elbo, "kl": elbo, "density": True}
-        cells.append((Cell(f"{precision}{likelihood}{seed}", values, settings, Path("none")), lines))
+        results.append((Cell(name, values, {"train": {"seed": seed}}, none, none), lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "_train_elbo", lambda cell, record: record["elbo"])
-        rows = summarise("c", grid, cells, {})["rows"]
+        patch.setattr(table, "_train_elbo", lambda cell, record: record["elbo"])
+        rows = summary("c", grid, results, {})["rows"]
     assert [row["difference"] is not None for row in rows] == [False, False, True, False]
 
 
@@ -292,33 +325,77 @@ def test_the_same_command_again_trains_nothing_and_prints_one_object(copied, cap
 # ------------------------------------------------------------------------------------- stopped, and gone on with
 
 
-def test_what_is_missing_or_half_done_is_completed_and_no_more(copied, capsys):
-    """One run deleted, one stopped after its first epoch, one evaluated otherwise since; the last two are not touched."""
-    from vae.training import read_settings
-    from vae.training.run import train as train_only
+def stop_in_the_second_epoch(cell, threads, environment):
+    """The command of a cell, stopped by a signal."""
+    calls = itertools.count()
 
+    def test_curve(model, data):
+        if next(calls):
+            raise Interrupted("terminated", 143)
+        return observe(model, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        observe = vae.commands.train.test_curve
+        patch.setattr(vae.commands.train, "test_curve", test_curve)
+        return start_here(cell, threads, environment)
+
+
+def test_what_is_missing_or_half_done_is_completed_and_no_more(copied, monkeypatch, capsys):
+    """One run deleted, one stopped in its second epoch, one evaluated otherwise since; the last two are not touched."""
     out, command = copied
     before, rows, untouched = states(out), record(out)["rows"], (out / "runs" / NAMES[3]).stat().st_mtime_ns
-    shutil.rmtree(out / "runs" / NAMES[0])
-    half = out / "runs" / NAMES[1]
-    config = yaml.safe_load((half / "config.yaml").read_text())
-    shutil.rmtree(half)
-    train_only(read_settings(override(config, ["train.epochs=1"])), half, verbose=False)
+    half = out / "runs" / NAMES[0]
+    for name in NAMES[:2]:
+        shutil.rmtree(out / "runs" / name)
+    starts = {NAMES[0]: stop_in_the_second_epoch, NAMES[1]: lambda *_: Ended(0)}
+    monkeypatch.setattr(run, "start", lambda cell, *given: starts[cell.name](cell, *given))
+    assert main([*command, *GRID]) == 1
+    assert record(out)["failed"] == {NAMES[0]: "ended by SIGTERM", NAMES[1]: "it ended without an evaluation"}
+    assert not (out / "runs" / NAMES[1]).exists()
     first = metrics(half)[0]
     for more in (["--limit", "5"], ["--split", "train"], ["--seed", "1"]):
-        assert evaluate([str(out / "runs" / NAMES[2]), *more]) == 0
+        assert evaluate([f"s/runs/{NAMES[2]}", *more]) == 0
     capsys.readouterr()
+    monkeypatch.setattr(run, "start", start_here)
     assert main([*command, *GRID]) == 0
     error = capsys.readouterr().err
     assert "4 runs, 2 of them finished" in error
     assert NAMES[2] not in error
     assert NAMES[3] not in error
     assert metrics(half)[0] == first  # its clock included: it went on and did not begin again
-    after = states(out)
-    assert {name for name in NAMES if after[name] != before[name]} <= {NAMES[1]}  # whose checkpoint names its threads
+    assert states(out) == before
     assert (out / "runs" / NAMES[3]).stat().st_mtime_ns == untouched
-    for old, new in zip(rows, record(out)["rows"], strict=True):
-        assert new["elbo"]["mean"] == pytest.approx(old["elbo"]["mean"], rel=1e-6)
+    assert record(out)["rows"] == rows
+
+
+def test_a_run_goes_on_on_another_device_but_not_with_other_settings(copied, monkeypatch):
+    out, command = copied
+    one = ["--grid", "train.seed=0", "--out", "t"]
+    monkeypatch.setattr(run, "start", stop_in_the_second_epoch)
+    assert main([*command, *one]) == 1
+    monkeypatch.setattr(run, "start", start_here)
+    config = out.parent / "t" / "runs" / "seed=0" / "config.yaml"
+    ours = config.read_text()
+    config.write_text(ours.replace("batch_size: 50", "batch_size: 40"))
+    assert main([*command, *one]) == 1
+    assert "train.batch_size cannot change in a resumed run" in record(out.parent / "t")["failed"]["seed=0"]
+    config.write_text(ours)
+    assert main([*command, *one, "--set", "train.device=auto"]) == 0
+    assert yaml.safe_load(config.read_text())["train"]["device"] == "auto"
+
+
+def test_the_command_in_a_cell_can_be_pasted(copied, capsys):
+    out, command = copied
+    before = states(out)
+    shutil.rmtree(out / "runs" / NAMES[0])
+    line = (out / "cells" / f"{NAMES[0]}.yaml").read_text().splitlines()[0]
+    sign, *pasted = shlex.split(line)
+    assert (sign, pasted[:3]) == ("#", ["python", "-m", "vae.commands.train"])
+    assert train(pasted[3:]) == 0
+    assert states(out) == before
+    capsys.readouterr()
+    assert main([*command, *GRID]) == 0
+    assert capsys.readouterr().err.strip() == "4 runs, 4 of them finished"
 
 
 def test_a_grid_with_more_values_adds_their_runs(copied, capsys):
@@ -331,10 +408,10 @@ def test_a_grid_with_more_values_adds_their_runs(copied, capsys):
     assert [row["model.latent_dim"] for row in record(out)["rows"]] == [3, 1, 2]
     capsys.readouterr()
     assert main([*command, *GRID]) == 2
-    assert "holds the sweep of --grid train.seed=1,0 model.latent_dim=3,1,2" in capsys.readouterr().err
+    assert "holds a sweep with latent_dim=1,seed=0, which this --grid leaves out" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_reported_and_stops_no_other(swept, tmp_path, capsys):
+def test_a_run_that_fails_is_reported_and_stops_no_other(swept, tmp_path, here, capsys):
     out, set_ = tmp_path / "x", ["--set", "train.optimizer.name=sgd", "train.epochs=1"]
     grid = ["--grid", "train.optimizer.lr=1e30,1e-3"]
     assert main(["--config", str(swept / "tiny.yaml"), *set_, *grid, "--out", str(out)]) == 1
@@ -349,181 +426,286 @@ def test_a_run_that_fails_is_reported_and_stops_no_other(swept, tmp_path, capsys
     assert "Failed: lr=1e+30" in captured.out
 
 
-def started(out, *more, until=LAST):
-    """A sweep of one long run as a process, once a file of that run is written; and that run."""
-    config = out.parent / "tiny.yaml"
-    config.write_text(yaml.dump(CONFIG))
-    grid = [
-        "--set",
-        f"train.epochs={LONG}",
-        "train.checkpoint_seconds=0.2",
-        "--grid",
-        "train.seed=7",
-        "--out",
-        str(out),
-    ]
-    script = [sys.executable, str(ROOT / "scripts" / "sweep.py"), "--config", str(config)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen([*script, *grid, *more], stderr=subprocess.PIPE, text=True, env=environment)
-    run = out / "runs" / "seed=7"
-    deadline = time.monotonic() + 90
-    while not (run / until).exists() or not (run / until).stat().st_size:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return process, run
+# ------------------------------------------------------------------------------------- processes
 
-
-def holder(run):
-    """The process that holds a run: the one with its lock open."""
-    for descriptor in itertools.chain.from_iterable(_descriptors()):
-        try:
-            if descriptor.resolve() == (run / ".lock").resolve():
-                return int(descriptor.parts[2])
-        except OSError:
-            continue
-    raise AssertionError(f"nobody holds {run}")
-
-
-def _descriptors():
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            yield list((process / "fd").iterdir())
-        except OSError:
-            continue
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the worker through /proc")
-
-
-@needs_proc
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_killed_worker_s_run_is_taken_up_again(engine, tmp_path):
-    if engine == "ray":
-        pytest.importorskip("ray")
-    process, run = started(tmp_path / "s", "--engine", engine, "--processes", "1")
-    worker = holder(run)
-    assert worker != process.pid
-    os.kill(worker, signal.SIGKILL)
-    first = metrics(run)[0]
-    error = process.communicate(timeout=90)[1]
-    assert process.returncode == 0, error
-    assert ("its worker was killed; continuing" in error) == (engine == "local")  # Ray does it without a word
-    lines = metrics(run)
-    assert lines[0] == first  # its clock included
-    assert [line["epoch"] for line in lines if line["split"] == "train"] == list(range(1, LONG + 1))
-    assert record(tmp_path / "s")["rows"][0]["seeds"] == [7]
-
-
-@needs_proc
-def test_a_stopped_sweep_has_stopped_its_workers_after_they_saved(tmp_path):
-    process, run = started(tmp_path / "s", "--set", "train.checkpoint_seconds=1000", until="metrics.jsonl")
-    os.kill(process.pid, signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 143
-    assert error.splitlines()[-1] == "stopped with 1 of 1 runs to go; the same command continues"
-    with pytest.raises(AssertionError, match="nobody holds"):
-        holder(run)
-    _, values = checkpoint.read(run / LAST)  # which only the stop has written
-    assert values["step"] >= metrics(run)[-1]["step"] > 0
-    assert not (tmp_path / "s" / "sweep.json").exists()
-
-
-def test_ctrl_c_exits_130_and_says_how_to_go_on(monkeypatch, swept, tmp_path, capsys):
-    from vae.commands import engines
-
-    def interrupted(cells, processes, threads):
-        yield engines.Event(cells[0], None, "training")
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(engines.ENGINES, "local", interrupted)
-    assert main(["--config", str(swept / "tiny.yaml"), *GRID, "--out", str(tmp_path / "x")]) == 130
-    assert "stopped with 4 of 4 runs to go; the same command continues" in capsys.readouterr().err
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes end with their parent")
+EPOCHS = 400  # of a cell that is to be stopped: a second or two
 
 
 @pytest.fixture
-def ended_by(monkeypatch, swept, tmp_path, capsys):
-    """What a sweep of one run says on stderr whose worker has its say, and ends by a signal, as soon as it starts."""
-    from vae.commands import engines
+def long(tmp_path, monkeypatch):
+    """A folder with a config of longer runs, whose cells fail if they import matplotlib."""
+    x = np.random.default_rng(0).random((80, 9)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x_train=x[:60], x_test=x[60:])
+    config = {**CONFIG, "data": {"name": "npz", "path": "x.npz"}}
+    # only a stop writes a checkpoint, and the end
+    config["train"] = {
+        **CONFIG["train"],
+        "epochs": EPOCHS,
+        "batch_size": 30,
+        "checkpoint_seconds": 1000,
+        "evaluate_every": 20,
+    }
+    (tmp_path / "long.yaml").write_text(yaml.dump(config))
+    (tmp_path / "without" / "matplotlib").mkdir(parents=True)
+    (tmp_path / "without" / "matplotlib" / "__init__.py").write_text("raise ImportError('a cell draws no figures')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "without"), *sys.path]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    def sweep(number):
-        code = "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
-        code += "print(*range(1, 100), sep='\\n', file=sys.stderr, flush=True)\n"
-        (tmp_path / "suicide.py").write_text(f"{code}os.kill(os.getpid(), {int(number)})")
-        monkeypatch.setattr(engines.worker, "__name__", "suicide")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        given = ["--config", str(swept / "tiny.yaml"), "--grid", "train.seed=0", "--out", str(tmp_path / "x")]
-        assert main(given) == 1
-        return capsys.readouterr().err
 
-    return sweep
+def in_a_fork(target, *arguments):
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-def test_a_worker_that_is_killed_again_and_again_is_given_up(name, ended_by):
-    error = ended_by(signal.Signals[name])
-    assert error.count("continuing from its checkpoint") == 2
-    assert f"its worker was killed 3 times, the last time by {name}" in error
+def _run(command, arguments, errors):
+    """A command in a fork of this process, which has imported torch already, in a session of its own."""
+    os.setsid()
+    torch.set_num_threads(1)
+    with open(errors, "w", buffering=1) as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(None):
+        status = command(arguments)
+    os._exit(status)
 
 
-@pytest.mark.parametrize("name", ["SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"])
-def test_a_worker_that_crashes_is_said_to_crash_with_its_last_words_and_begun_once(name, ended_by, tmp_path):
-    error = ended_by(signal.Signals[name])
-    assert "killed" not in error
-    assert "continuing" not in error
-    assert "seed=0: 98\nseed=0: 99\nseed=0: failed: its worker crashed with " + name in error
-    assert "seed=0: 50\n" not in error
-    assert record(tmp_path / "x")["failed"] == {"seed=0": f"its worker crashed with {name}"}
+class Forked:
+    """The process of a cell as `start` makes it, but for the imports of a new Python."""
+
+    def __init__(self, cell, threads, environment):
+        self.process = in_a_fork(self._begin, cell)
+        self.terminate, self.kill, self.wait = self.process.terminate, self.process.kill, self.process.join
+
+    def _begin(self, cell):
+        end_with_parent()
+        _run(train, cell.command()[2:], cell.log)
+
+    def poll(self):
+        return self.process.exitcode
+
+
+class Sweep:
+    """The command as a process of its own."""
+
+    def __init__(self, folder, *arguments):
+        self.errors = folder / "errors.txt"
+        self.process = in_a_fork(_run, main, ["--config", "long.yaml", "--out", "s", *arguments], self.errors)
+
+    def end(self, timeout=180):
+        """Its exit status and its stderr, once it has ended."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None
+        return self.process.exitcode, self.errors.read_text()
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def holders(folder):
+    """The runs that a process holds, each with that process: the one that has its lock open."""
+    locks = {file.stat().st_ino: file.parent for file in folder.glob("s/runs/*/.lock")}
+    found = {}
+    for process in filter(str.isdigit, os.listdir("/proc") if locks else ()):
+        for descriptor in _listed(f"/proc/{process}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(descriptor).endswith("/.lock"):
+                    found[locks.get(os.stat(descriptor).st_ino)] = int(process)
+    found.pop(None, None)
+    return found
+
+
+def _listed(folder):
+    try:
+        return [f"{folder}/{name}" for name in os.listdir(folder)]
+    except OSError:  # it has ended
+        return []
+
+
+def begun(folder, file="metrics.jsonl"):
+    """The runs at work that have written a file."""
+    return [run for run in holders(folder) if (run / file).exists() and (run / file).stat().st_size]
+
+
+def half_done(folder):
+    """The runs with a checkpoint that is not of the end, after their processes have ended."""
+    wait_for(lambda: not holders(folder), 30)
+    steps = {file.parent.parent: checkpoint.read_values(file)["step"] for file in folder.glob(f"s/runs/*/{LAST}")}
+    return [run for run, step in steps.items() if 0 < step < 2 * EPOCHS]
+
+
+def without_clocks(run):
+    return [{k: v for k, v in line.items() if not k.endswith(("seconds", "_per_second"))} for line in metrics(run)]
+
+
+def train_alone(grid, overrides):
+    """What the cells give in one go, each by its command, in another folder."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for cell in cells("long.yaml", grid, overrides, Path("alone")):
+        cell.write()
+        assert train(cell.command()[2:]) == 0
+        epochs = [line["epoch"] for line in metrics(cell.run) if line["split"] == "train"]
+        assert epochs == list(range(1, EPOCHS + 1))
+    torch.set_num_threads(threads)
+
+
+def check_against_runs_alone(count):
+    """Every run has the state and the metrics, every epoch once, of a run in one go, bit for bit."""
+    names = sorted(path.name for path in Path("s/runs").iterdir())
+    assert names == sorted(path.name for path in Path("alone/runs").iterdir())
+    assert len(names) == count
+    for name in names:
+        run, alone = Path("s/runs") / name, Path("alone/runs") / name
+        assert (run / LAST).read_bytes() == (alone / LAST).read_bytes()
+        assert without_clocks(run) == without_clocks(alone)
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    ("engine", "forked", "seeds"),
+    [
+        ("local", True, 4),
+        ("local", False, 1),
+        pytest.param("local", False, 4, marks=pytest.mark.slow),
+        pytest.param("ray", False, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_the_cells_of_a_sweep_that_is_killed_twice_are_each_trained_once(engine, forked, seeds, long, monkeypatch):
+    """Eight cells (forks of this process; the slow ones are new processes), or one."""
+    if engine == "ray":
+        pytest.importorskip("ray")
+    if forked:
+        monkeypatch.setattr(run, "start", Forked)
+    grid = ["train.seed=" + ",".join(map(str, range(seeds))), *["model.latent_dim=1,2"] * (seeds > 1)]
+    # Ray takes seconds to end after its driver, in which a cell may finish, or be killed without a word
+    set_, file = ([], "metrics.jsonl") if engine == "local" else (["train.checkpoint_seconds=0.1"], LAST)
+    train_alone(read_grid(grid), set_)
+    more = ["--grid", *grid, "--engine", engine, "--processes", "2", *(["--set", *set_] if set_ else [])]
+    first = Sweep(long, *more)
+    wait_for(lambda: begun(long, file))
+    os.kill(first.process.pid, signal.SIGKILL)
+    assert first.end()[0] == -signal.SIGKILL
+    killed = half_done(long)  # the cells have saved their states, although nobody could tell them to
+    assert killed or engine == "ray"
+    second = Sweep(long, *more)
+    wait_for(lambda: set(begun(long, file)) & set(killed or begun(long, file)))
+    os.kill(second.process.pid, signal.SIGTERM)
+    status, error = second.end()
+    assert not holders(long)  # the sweep has waited for them
+    assert status == 143, error
+    assert "runs to go; the same command continues" in error.splitlines()[-1]
+    assert half_done(long)
+    assert not (long / "s" / "sweep.json").exists()
+    status, error = Sweep(long, *more).end()
+    assert status == 0, error
+    check_against_runs_alone(8 if seeds > 1 else 1)
+
+
+@needs_linux
+def test_ray_takes_up_the_cell_of_a_worker_that_was_killed_and_stops_it_when_asked(long):
+    pytest.importorskip("ray")
+    set_ = ["train.checkpoint_seconds=0.1"]
+    train_alone({SEED: [7]}, set_)
+    more = ["--grid", "train.seed=7", "--set", *set_, "--processes", "1"]
+    sweep = Sweep(long, *more, "--engine", "ray")
+    (run,) = wait_for(lambda: begun(long, LAST))
+    first, process = metrics(run)[0], holders(long)[run]
+    worker = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    assert worker != sweep.process.pid
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: holders(long).get(run, process) != process)
+    os.kill(sweep.process.pid, signal.SIGTERM)
+    status, error = sweep.end()
+    assert status == 143, error
+    assert half_done(long) == [run]
+    status, error = Sweep(long, *more).end()  # the engines take up each other's cells
+    assert status == 0, error
+    assert metrics(run)[0] == first  # its clock included: it went on and did not begin again
+    check_against_runs_alone(1)
+
+
+@needs_linux
+def test_ctrl_c_reaches_the_cells_through_the_sweep_which_waits_for_them(long, monkeypatch):
+    code = """
+import signal, sys, time
+def save(number, frame):
+    time.sleep(0.5)
+    open("saved.txt", "a").write(signal.Signals(number).name)
+    sys.exit(143)
+signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
+open("began.txt", "w").close()
+time.sleep(60)
+"""
+    monkeypatch.setattr(Cell, "command", lambda cell: ["-c", code])
+    sweep = Sweep(long, "--grid", "train.seed=0", "--set", "train.epochs=1")
+    wait_for((long / "began.txt").exists)
+    os.killpg(sweep.process.pid, signal.SIGINT)  # as a terminal does
+    status, error = sweep.end()
+    assert (long / "saved.txt").read_text() == "SIGTERM"
+    assert status == 130, error
+    assert error.splitlines()[-1] == "stopped with 1 of 1 runs to go; the same command continues"
 
 
 @pytest.mark.parametrize(
-    ("device", "engine", "more", "expected"),
+    ("code", "name"),
     [
-        ("auto", "local", [], 3),
-        ("cuda", "local", [], 3),
-        ("auto", "local", ["--processes", "5"], 5),
-        ("cpu", "local", [], 14),
-        ("auto", "ray", [], 14),
+        ("os.abort()", "SIGABRT"),
+        ("ctypes.string_at(0)", "SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("sys.exit(143)", "SIGTERM"),  # it has saved its state
     ],
 )
-def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, engine, more, expected, swept, tmp_path, monkeypatch):
-    from vae.commands import engines, sweep
+def test_a_cell_that_a_signal_ends_is_reported_with_its_stderr_and_begun_once(
+    code, name, monkeypatch, swept, tmp_path, capsys
+):
+    before = "import ctypes, os, resource, signal, sys\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+    before += (
+        "print('began', file=open('began.txt', 'a'))\nprint(*range(1, 100), sep='\\n', file=sys.stderr, flush=True)\n"
+    )
+    monkeypatch.setattr(Cell, "command", lambda cell: ["-c", before + code])
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config", str(swept / "tiny.yaml"), "--grid", "train.seed=0", "--out", "x"]) == 1
+    error = capsys.readouterr().err
+    assert f"seed=0: 98\nseed=0: 99\nseed=0: failed: ended by {name} (1 of 1)" in error
+    assert "seed=0: 90\n" in error
+    assert "seed=0: 89\n" not in error
+    assert record(tmp_path / "x")["failed"] == {"seed=0": f"ended by {name}"}
+    assert (tmp_path / "began.txt").read_text() == "began\n"
 
-    asked = []
 
-    def stopped(cells, processes, threads):
-        asked.append(processes)
-        raise KeyboardInterrupt
-        yield
-
+@pytest.mark.parametrize(
+    ("device", "engine", "expected"),
+    [("auto", "local", 3), ("cuda", "local", 3), ("cpu", "local", 14), ("auto", "ray", 14)],
+)
+def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, engine, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(sweep, "_cores", lambda: 14)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(engines, "import_ray", lambda: None)
-    monkeypatch.setitem(engines.ENGINES, engine, stopped)
-    given = ["--config", str(swept / "tiny.yaml"), *GRID, "--set", f"train.device={device}", "--engine", engine]
-    assert main([*given, *more, "--out", str(tmp_path / "x")]) == 130
-    assert asked == [expected]
+    monkeypatch.setattr(run, "_cores", lambda: 14)
+    cell = Cell("x", {}, {"train": {"device": device}}, Path("x"), Path("x"))
+    assert run.default_processes(engine, [cell], 1) == expected
+    assert run.default_processes(engine, [cell], 4) == 3  # also 14 // 4
 
 
-def test_workers_share_the_gpus_out(tmp_path, monkeypatch):
-    from vae.commands import engines
-
-    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
-    (tmp_path / "fake.py").write_text(code)
-    arguments = lambda cell, threads: [str(tmp_path / cell.name)]  # noqa: E731
-    monkeypatch.setattr(engines, "worker", SimpleNamespace(__name__="fake", arguments=arguments))
+def test_a_cell_has_its_own_gpu_and_its_threads(swept, tmp_path, monkeypatch):
+    code = "import os, sys; print('warning:', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'], file=sys.stderr)"
+    monkeypatch.setattr(Cell, "command", lambda cell: ["-c", code])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    cells = [Cell(name, {}, None, tmp_path) for name in "abc"]
-    ended = [event.status for event in engines.run_locally(cells, 2, 1) if event.status is not None]
-    assert ended == [0, 0, 0]
-    assert [(tmp_path / name).read_text() for name in "ab"] == ["4", "7"]
-    assert (tmp_path / "c").read_text() in ("4", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    made = cells(swept / "tiny.yaml", {SEED: [0, 1, 2]}, [], tmp_path)
+    assert set(run.run(made, processes=2, say=lambda line: None)) == {"seed=0", "seed=1", "seed=2"}
+    said = [cell.log_lines() for cell in made]
+    assert said[:2] == [["warning: 4 3"], ["warning: 7 3"]]
+    assert said[2] in said[:2]
+    assert own_gpu(5, 0) == own_gpu(5, 1) == {}
 
 
 # ------------------------------------------------------------------------------------- the figure

@@ -29,6 +29,7 @@ def _parser() -> Parser:
         "--resume", metavar="RUN", help="continue a run; the result is the same, bit for bit, as without a stop"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in the directory, if there is one")
+    parser.add_argument("--no-figures", action="store_true", help="evaluate, but draw no figures")
     parser.add_argument(
         "--list", action="store_true", help="list every setting and every part, with options and defaults"
     )
@@ -107,25 +108,31 @@ def _train(args: Any) -> None:
             how = "validation stopped improving (train.patience)"
         print(f"{path}: this run is finished; {how}", file=sys.stderr)
     if ranks.first:
-        _evaluate_and_draw(path, run.data, trained=run.steps > 0)
+        _evaluate_and_draw(path, run.data, trained=run.steps > 0, figures=not args.no_figures)
 
 
-def _evaluate_and_draw(path: Path, data: Data, trained: bool) -> None:
+def _evaluate_and_draw(path: Path, data: Data, trained: bool, figures: bool) -> None:
     """Evaluate the run and draw its figures; if this was done for this checkpoint, draw only those that are missing.
 
     evaluations/test.json is written last: if it has the step of the checkpoint, everything before it was done.
     """
     from vae.commands.base import load_on_device, origin
     from vae.evaluation.report import evaluate_test_split, read_evaluation, table, write_evaluation
-    from vae.figures.of_runs import suitable_figures
 
     loaded = load_on_device(path, None)
     record, before = None, read_evaluation(path)
     if trained or before is None or before["step"] != loaded.step:
         record = evaluate_test_split(loaded.model, data, origin(loaded))
         print(table(record))
-    for name, draw in suitable_figures(loaded, data).items():
-        if record is not None or not (path / "figures" / f"{name}.pdf").exists():
-            print(*draw(), sep="\n")
+    if figures:
+        from vae.figures.of_runs import suitable_figures
+
+        for name, draw in suitable_figures(loaded, data).items():
+            if record is not None or not (path / "figures" / f"{name}.pdf").exists():
+                print(*draw(), sep="\n")
     if record is not None:
         write_evaluation(path, record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,35 +1,34 @@
-"""The results of a sweep: means over the seeds with their standard errors, as tables in Markdown and JSON."""
-
-from __future__ import annotations
+"""The results of a sweep: means over the seeds with their standard errors, as a table, as JSON, and as a figure."""
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vae.commands.grid import SEED, short_names, value_text
-from vae.errors import UsageError
+from scipy.special import stdtrit
+
+from vae.figures import save, sweep
 from vae.files import write_atomically
+from vae.sweep.cell import SEED, Cell, short_names, value_text
 from vae.text import NO_DENSITY, NOT_A_DENSITY, markdown_table, plus_minus
-
-if TYPE_CHECKING:
-    from vae.commands.grid import Cell
+from vae.training.run_directory import history
 
 Record = Mapping[str, Any]
+Result = tuple[Cell, Record | None]  # a cell, and its evaluation if it is finished
 COLUMNS = {"elbo": "test ELBO", "log_p_x_given_z": r"log p(x\|z)", "kl": "KL", "train_elbo": "train ELBO"}
 
 
-def summarise(
-    config: str, grid: Mapping[str, Any], cells: Sequence[tuple[Cell, Record | None]], failures: Mapping[str, str]
+def summary(
+    config: str, grid: Mapping[str, Any], cells: Sequence[Result], failures: Mapping[str, str]
 ) -> dict[str, Any]:
     """The content of sweep.json: a row for each combination of the values, with means over the seeds."""
-    points: dict[str, list[tuple[Cell, Record | None]]] = {}
+    points: dict[str, list[Result]] = {}
     for cell, record in cells:
         points.setdefault(json.dumps(cell.point, sort_keys=True), []).append((cell, record))
     rows = [_row(of_point) for of_point in points.values()]
     elbos = [
-        {cell.settings.train.seed: record["elbo"]["mean"] for cell, record in of_point if record is not None}
+        {cell.config["train"]["seed"]: record["elbo"]["mean"] for cell, record in of_point if record is not None}
         for of_point in points.values()
     ]
     for row, elbo in zip(rows, elbos, strict=True):
@@ -45,7 +44,7 @@ def summarise(
     }
 
 
-def _row(cells: Sequence[tuple[Cell, Record | None]]) -> dict[str, Any]:
+def _row(cells: Sequence[Result]) -> dict[str, Any]:
     """The means over the seeds of one combination.
 
     The standard errors are over the seeds if at least two have finished. Those of a single seed are over the test data,
@@ -53,7 +52,7 @@ def _row(cells: Sequence[tuple[Cell, Record | None]]) -> dict[str, Any]:
     """
     done = [(cell, {**record, "train_elbo": _train_elbo(cell, record)}) for cell, record in cells if record is not None]
     row: dict[str, Any] = {**cells[0][0].point, "runs": [cell.name for cell, _ in done]}
-    row["seeds"] = [cell.settings.train.seed for cell, _ in done]
+    row["seeds"] = [cell.config["train"]["seed"] for cell, _ in done]
     for column in COLUMNS:
         row[column] = mean_over_seeds([record[column] for _, record in done]) if done else None
     row["stderr_over"] = None if not done else "seeds" if len(done) > 1 else "data"
@@ -75,8 +74,6 @@ def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) 
     Runs with the same seed share initial weights, order and noise as far as their settings allow. None if they share
     fewer than two seeds.
     """
-    from scipy.special import stdtrit
-
     differences = [value - others[seed] for seed, value in values.items() if seed in others]
     n = len(differences)
     if n < 2:
@@ -88,9 +85,7 @@ def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) 
 
 def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
     """The mean over the training epoch that ended at the evaluated step, else over the last epoch."""
-    from vae.training.run_directory import history
-
-    lines = [line for line in history(cell.path) if line["split"] == "train"]
+    lines = [line for line in history(cell.run) if line["split"] == "train"]
     line = next((line for line in lines if line["step"] == record["step"]), lines[-1])
     return {"mean": line["elbo"], "stderr": None}
 
@@ -98,28 +93,19 @@ def _train_elbo(cell: Cell, record: Record) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- files
 
 
-def write_results(out: Path, record: dict[str, Any]) -> tuple[list[Path], str]:
-    """Write tables and figure into the directory of a sweep; return the files, and the table in Markdown."""
-    from vae.figures import save, sweep
-
-    markdown = _markdown(record)
-    contents = {"sweep.md": markdown, "sweep.json": json.dumps(record, indent=1, allow_nan=False) + "\n"}
-    curves = _curves(out, record)
-    try:
-        for name, text in contents.items():
-            write_atomically(out / name, text.encode())
-        files = [out / name for name in contents]
-        if curves:
-            files += save(sweep(curves, Path(record["config"]).stem, _note(record)), out / "figures" / "sweep")
-        return files, markdown
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written to: {error.strerror}") from None
+def write(out: Path, record: dict[str, Any]) -> list[Path]:
+    """Write tables and figure into the directory of a sweep; return the files."""
+    contents = {"sweep.md": markdown(record), "sweep.json": json.dumps(record, indent=1, allow_nan=False) + "\n"}
+    for name, text in contents.items():
+        write_atomically(out / name, text.encode())
+    files, curves = [out / name for name in contents], _curves(out, record)
+    if curves:
+        files += save(sweep(curves, Path(record["config"]).stem, _note(record)), out / "figures" / "sweep")
+    return files
 
 
 def _curves(out: Path, record: Record) -> list[tuple[dict[str, str], list[list[dict[str, Any]]]]]:
     """The values of each row, and the metrics of its finished runs."""
-    from vae.training.run_directory import history
-
     short = short_names(record["grid"])
     curves = []
     for row in record["rows"]:
@@ -135,7 +121,7 @@ def _note(record: Record) -> str:
     return NO_DENSITY if all(grey) else f"some are {NO_DENSITY}" if any(grey) else ""
 
 
-def _markdown(record: Record) -> str:
+def markdown(record: Record) -> str:
     """The content of sweep.md."""
     short, rows = short_names(record["grid"]), record["rows"]
     differ = any(row["difference"] for row in rows)

@@ -202,7 +202,7 @@ def test_ray_is_asked_for_where_it_is_missing(swept, tmp_path, monkeypatch, caps
     monkeypatch.setitem(sys.modules, "ray", None)
     given = ["--config", str(swept / "tiny.yaml"), *GRID, "--out", str(tmp_path / "x"), "--engine", "ray"]
     assert main(given) == 2
-    assert 'pip install "vae[sweep]"' in capsys.readouterr().err
+    assert 'pip install -e ".[sweep]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -465,6 +465,7 @@ def in_a_fork(target, *arguments):
 def _run(command, arguments, errors):
     """A command in a fork of this process, which has imported torch already, in a session of its own."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a worker of pytest ignores
     torch.set_num_threads(1)
     with open(errors, "w", buffering=1) as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(None):
         status = command(arguments)
@@ -533,11 +534,11 @@ def begun(folder, file="metrics.jsonl"):
     return [run for run in holders(folder) if (run / file).exists() and (run / file).stat().st_size]
 
 
-def half_done(folder):
+def half_done(folder, epochs=EPOCHS):
     """The runs with a checkpoint that is not of the end, after their processes have ended."""
     wait_for(lambda: not holders(folder), 30)
     steps = {file.parent.parent: checkpoint.read_values(file)["step"] for file in folder.glob(f"s/runs/*/{LAST}")}
-    return [run for run, step in steps.items() if 0 < step < 2 * EPOCHS]
+    return [run for run, step in steps.items() if 0 < step < 2 * epochs]
 
 
 def without_clocks(run):
@@ -552,7 +553,7 @@ def train_alone(grid, overrides):
         cell.write()
         assert train(cell.command()[2:]) == 0
         epochs = [line["epoch"] for line in metrics(cell.run) if line["split"] == "train"]
-        assert epochs == list(range(1, EPOCHS + 1))
+        assert epochs == list(range(1, cell.config["train"]["epochs"] + 1))
     torch.set_num_threads(threads)
 
 
@@ -611,7 +612,7 @@ def test_the_cells_of_a_sweep_that_is_killed_twice_are_each_trained_once(engine,
 @needs_linux
 def test_ray_takes_up_the_cell_of_a_worker_that_was_killed_and_stops_it_when_asked(long):
     pytest.importorskip("ray")
-    set_ = ["train.checkpoint_seconds=0.1"]
+    set_ = ["train.checkpoint_seconds=0.1", f"train.epochs={4 * EPOCHS}"]  # longer than Ray takes to start it again
     train_alone({SEED: [7]}, set_)
     more = ["--grid", "train.seed=7", "--set", *set_, "--processes", "1"]
     sweep = Sweep(long, *more, "--engine", "ray")
@@ -624,7 +625,7 @@ def test_ray_takes_up_the_cell_of_a_worker_that_was_killed_and_stops_it_when_ask
     os.kill(sweep.process.pid, signal.SIGTERM)
     status, error = sweep.end()
     assert status == 143, error
-    assert half_done(long) == [run]
+    assert half_done(long, 4 * EPOCHS) == [run]
     status, error = Sweep(long, *more).end()  # the engines take up each other's cells
     assert status == 0, error
     assert metrics(run)[0] == first  # its clock included: it went on and did not begin again

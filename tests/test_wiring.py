@@ -641,15 +641,15 @@ def drawn(monkeypatch):
     seen = {}
 
     def record(name):
-        real = getattr(vae.figures, name)
+        real = getattr(of_runs, name)
 
         def call(*given, **named):
             seen.setdefault(name, []).append((given, named))
             return real(*given, **named)
 
-        monkeypatch.setattr(vae.figures, name, call)
+        monkeypatch.setattr(of_runs, name, call)
 
-    import vae.figures
+    from vae.figures import of_runs
 
     for name in ("curves", "reconstructions", "samples", "manifold", "codes", "tsne"):
         record(name)
@@ -662,7 +662,7 @@ def test_every_plot_of_a_model_is_made_on_the_device_at_hand(name, runs, tmp_pat
     at = []
     monkeypatch.setattr("vae.training.build.choose_device", lambda name: torch.device("meta"))
     monkeypatch.setattr(
-        "vae.evaluation.posterior_codes", lambda model, split, **how: seen(at, model, numbers(len(split), 2))
+        "vae.figures.of_runs.posterior_codes", lambda model, split, **how: seen(at, model, numbers(len(split), 2))
     )
     for method in ("reconstruct", "decode", "sample"):
         monkeypatch.setattr(vae.VAE, method, lambda model, x, **how: seen(at, model, torch.zeros(9, 1, 8, 8)))

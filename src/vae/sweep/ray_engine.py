@@ -83,7 +83,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UsageError('sweep.py: --engine ray needs Ray: pip install "vae[sweep]"') from None
+        raise UsageError('sweep.py: --engine ray needs Ray: pip install -e ".[sweep]"') from None
     return ray
 
 

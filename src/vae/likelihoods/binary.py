@@ -45,7 +45,7 @@ class BernoulliLogits(NamedTuple):
 
     def log_prob(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (L, M, *data_shape)
         """x l - log(1 + e^l), exact for logits of any size, nats."""
-        return _LogProb.apply(self.logits.expand(torch.broadcast_shapes(self.logits.shape, x.shape)), x)
+        return _LogProb.apply(torch.broadcast_tensors(self.logits, x)[0], x)
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:  # logits (L, 1, *data_shape), x (M, *data_shape) -> (L, M)
         """log p of every x under every row, summed over pixels, as one matrix product: x . l - sum log(1 + e^l), nats.

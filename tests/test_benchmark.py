@@ -21,6 +21,7 @@ from vae.training.build import build_model
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))  # its files import each other as scripts do
 
+import evaluation  # noqa: E402
 import gpu  # noqa: E402
 import growth  # noqa: E402
 import inputs  # noqa: E402
@@ -458,3 +459,16 @@ def test_the_outcome_of_tests_is_read_also_where_they_were_cut_short(tmp_path):
     found = gpu.outcome(str(log), [])
     assert [found[kind] for kind in ("passed", "failed", "skipped")] == [2, 1, 1]
     assert found["names_of_failed"][0]["reason"] == "AssertionError: 1 - 2"
+
+
+def test_evaluations_are_timed(monkeypatch, capsys):
+    small = {**evaluation.CONFIG, "model": {"latent_dim": 2, "encoder": {"hidden": [4]}, "decoder": {"hidden": [4]}}}
+    monkeypatch.setattr(evaluation, "CONFIG", small)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["evaluation.py", "encode", "elbo", "--rounds", "1"])
+    evaluation.main()
+    torch.set_num_threads(threads)
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["evaluation"] for line in found] == ["encode", "elbo"]
+    assert found[0]["seconds"] > 0
+    assert found[1]["estimate"] < 0

@@ -22,7 +22,6 @@ from vae.objectives import EstimatorB, WeightedKL
 from vae.randomness import Noise, Streams
 from vae.training import compiled, gradients, read_settings
 from vae.training.loading import load_run
-from vae.training.parallel import part_of
 from vae.training.run import train
 
 
@@ -411,7 +410,10 @@ def test_an_objective_may_need_several_noises_and_a_minibatch_may_have_labels():
         is None
     )
     whole = algorithm.values(model, batch, noise, {}, 0)[2]
-    parts = [part_of(batch, noise, needed, rows) for rows in (slice(0, 3), slice(3, 8))]
+    parts = [
+        (batch.part(rows), {name: needed[name].part(draw, rows) for name, draw in noise.items()})
+        for rows in (slice(0, 3), slice(3, 8))
+    ]
     assert [part.y.tolist() for part, _ in parts] == [batch.y[:3].tolist(), batch.y[3:].tolist()]
     sums = [algorithm.values(model, *part, {}, 0)[2] for part in parts]  # what each of two processes computes
     for name, value in whole.items():

@@ -24,6 +24,10 @@ class Noise(NamedTuple):
     shape: tuple[int, ...]
     data_axis: int | None = None
 
+    def part(self, draw: Tensor, rows: slice) -> Tensor:
+        """A draw for these rows of the minibatch; the whole if it is not of data."""
+        return draw if self.data_axis is None else draw.narrow(self.data_axis, rows.start, rows.stop - rows.start)
+
 
 Draws = Mapping[str, Tensor]  # the noise of a step, by name
 

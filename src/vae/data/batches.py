@@ -20,6 +20,10 @@ class Batch(NamedTuple):
     x: Tensor  # (M, *shape), as stored
     y: Tensor | None = None  # (M, ...)
 
+    def part(self, rows: slice) -> "Batch":
+        """These rows of it."""
+        return Batch(self.x[rows], None if self.y is None else self.y[rows])
+
 
 class Resident:
     """A split as one tensor on the device, gathered by a new permutation of all N each epoch.

@@ -5,5 +5,3 @@ from vae.figures.curves import curves
 from vae.figures.images import manifold, reconstructions, samples
 from vae.figures.style import save
 from vae.figures.sweep import sweep
-
-__all__ = ["codes", "curves", "manifold", "reconstructions", "samples", "save", "sweep", "tsne"]

@@ -3,5 +3,3 @@
 from vae.training.loading import load
 from vae.training.run import Run, fit
 from vae.training.settings import Settings, read_settings
-
-__all__ = ["Run", "Settings", "fit", "load", "read_settings"]

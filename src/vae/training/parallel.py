@@ -21,7 +21,7 @@ from vae.data import Batch, Loader
 from vae.errors import UsageError
 from vae.models import VAE
 from vae.objectives import Memory
-from vae.randomness import Draws, Noise, seeded
+from vae.randomness import Draws, seeded
 from vae.ranks import Ranks, Stop
 from vae.training.build import uses_library_networks
 from vae.training.checks import check_batch_norm
@@ -44,8 +44,8 @@ def data_parallel(algorithm: AEVB, state: State, stop: Stop, seed: int) -> Gradi
         part = (rows.stop - rows.start) / size  # 0 if there are more ranks than data
         # Dropout in a user's own module draws differently on each rank.
         with seeded(seed, "modules", state.step, ranks.rank) if draws else contextlib.nullcontext():
-            own = part_of(batch, noise, algorithm.noises(state, size), rows)
-            maximised, memory, sums = module(*own, state.memory, state.step)
+            own = {name: needed.part(noise[name], rows) for name, needed in algorithm.noises(state, size).items()}
+            maximised, memory, sums = module(batch.part(rows), own, state.memory, state.step)
         # What estimators remember is linear in means over the minibatch, so the means of the parts are weighted.
         weighted = {name: value * part if part else torch.zeros_like(value) for name, value in memory.items()}
         flags = torch.tensor(stop.flags, device=batch.x.device)
@@ -60,16 +60,6 @@ def data_parallel(algorithm: AEVB, state: State, stop: Stop, seed: int) -> Gradi
         return {name: found["memory", name].to(value.dtype) for name, value in memory.items()}, whole
 
     return gradient
-
-
-def part_of(batch: Batch, noise: Draws, noises: Mapping[str, Noise], rows: slice) -> tuple[Batch, Draws]:
-    """These rows of a minibatch, and of its noise where that has an axis over the data."""
-
-    def cut(draw: Tensor, axis: int | None) -> Tensor:
-        return draw if axis is None else draw.narrow(axis, rows.start, rows.stop - rows.start)
-
-    parts = {name: cut(draw, noises[name].data_axis) for name, draw in noise.items()}
-    return Batch(batch.x[rows], None if batch.y is None else batch.y[rows]), parts
 
 
 def _keyed(kind: str, tensors: Mapping[str, Tensor]) -> dict[Any, Tensor]:

@@ -30,9 +30,8 @@ class Stepper:
     def epoch(self, epoch: int, start: int) -> Iterator[tuple[int, Sums]]:
         """Make the steps of an epoch from minibatch `start` on: the size of each minibatch, and the sums over it."""
         for batch in self.batches.epoch(epoch, start, self.streams):
-            size = len(batch.x)
-            noise = self.streams.draw(self.algorithm.noises(self.state, size), self.dtype)
-            yield size, self.algorithm.step(self.state, batch, noise)
+            noise = self.streams.draw(self.algorithm.noises(self.state, len(batch.x)), self.dtype)
+            yield len(batch.x), self.algorithm.step(self.state, batch, noise)
 
 
 def run_to_the_end(

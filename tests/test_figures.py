@@ -5,6 +5,7 @@ import pytest
 
 from vae import figures
 from vae.figures.images import tile
+from vae.files import read_log
 
 RNG = np.random.default_rng(0)
 
@@ -108,3 +109,11 @@ def test_files_are_written_and_equal_from_run_to_run(tmp_path):
         assert pdf.read_bytes().startswith(b"%PDF")
         contents.append((png.read_bytes(), pdf.read_bytes()))
     assert contents[0] == contents[1]
+
+
+def test_a_log_may_hold_one_value_beside_step_epoch_and_split(tmp_path):
+    """An algorithm may log what it likes, beside step, epoch and split."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {7 * k}, "epoch": {k}, "split": "train", "elbo": -{k}}}\n' for k in (1, 2, 3)))
+    made = figures.curves({"a": read_log(path)})
+    assert made.axes[0].get_lines()[0].get_ydata().tolist() == [-1, -2, -3]

@@ -573,13 +573,12 @@ def check_against_runs_alone(count):
     ("engine", "forked", "seeds"),
     [
         ("local", True, 4),
-        ("local", False, 1),
         pytest.param("local", False, 4, marks=pytest.mark.slow),
         pytest.param("ray", False, 4, marks=pytest.mark.slow),
     ],
 )
 def test_the_cells_of_a_sweep_that_is_killed_twice_are_each_trained_once(engine, forked, seeds, long, monkeypatch):
-    """Eight cells (forks of this process; the slow ones are new processes), or one."""
+    """Eight cells: forks of this process; the slow ones are new processes."""
     if engine == "ray":
         pytest.importorskip("ray")
     if forked:

@@ -418,3 +418,17 @@ def test_an_objective_may_need_several_noises_and_a_minibatch_may_have_labels():
     sums = [algorithm.values(model, *part, {}, 0)[2] for part in parts]  # what each of two processes computes
     for name, value in whole.items():
         assert sum(each[name] for each in sums).item() == pytest.approx(value.item(), rel=1e-12)
+
+
+def test_a_loader_that_gives_labels_gets_a_program_for_minibatches_with_labels(monkeypatch):
+    """The comparison has none, since taking a minibatch from the loader would change its order."""
+    labelled = []
+
+    def program(function, given):
+        labelled.append(given[2].y is not None)
+        return function
+
+    monkeypatch.setattr(compiled, "compiled", program)
+    data = torch.utils.data.TensorDataset(torch.ones(16, 1, 8, 8), torch.arange(16))
+    vae.fit(vae.build(config()), torch.utils.data.DataLoader(data, 8), epochs=2, compile="always", verbose=False)
+    assert labelled == [False, True]

@@ -1,6 +1,6 @@
 """The precision of a run: the type of its parameters, and how float32 matrices are multiplied.
 
-PyTorch keeps the latter in settings of the whole process, so they are set while something trains and restored after.
+PyTorch keeps the latter in settings of the whole process, set while something is trained or evaluated, then restored.
 """
 
 import contextlib

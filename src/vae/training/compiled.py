@@ -60,7 +60,7 @@ class CompiledGradient:
     def __init__(self, algorithm: AEVB, model: VAE, batch_size: int) -> None:
         self.pure, self.batch_size = pure_gradient(algorithm, model), batch_size
         self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
-        self.programs: dict[tuple[str, ...], Callable[..., Pure]] = {}  # by the names of what the memory holds
+        self.programs: dict[tuple[Any, ...], Callable[..., Pure]] = {}  # by what a minibatch and the memory hold
 
     def __call__(self, algorithm: AEVB, state: State, batch: Batch, noise: Draws) -> tuple[Memory, Sums]:
         """The eager gradient up to rounding."""
@@ -71,7 +71,7 @@ class CompiledGradient:
         step = torch.full((), state.step, device=batch.x.device)
         given = [p.detach() for p in self.parameters], self.buffers, batch, noise, state.memory, step
         with torch.no_grad():
-            kind = tuple(state.memory)
+            kind = batch.y is None, *state.memory
             if kind not in self.programs:
                 self.programs[kind] = compiled(self.pure, given)
             found = self.programs[kind](*given)

@@ -33,7 +33,7 @@ BUDGETS = {
     "likelihoods": 559,
     "data": 918,
     "models": 602,
-    "objectives": 411,
+    "objectives": 438,
     "algorithms": 364,
     "evaluation": 1_772,
     "training": 1_800,

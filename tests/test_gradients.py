@@ -61,6 +61,7 @@ CASES = {
         },
     },
     "beta, warm-up and free bits": {"modifiers": {"beta": 2.0, "warm_up": 7.0, "free_bits": 0.1}},
+    "shared noise": {"objective": {"name": "sgvb_b", "num_samples": 2}, "modifiers": {"shared_noise": True}},
     "schedule": {"train": {"schedule": {"name": "exponential", "gamma": 0.5}}},
     "importance weights": {"objective": {"name": "iwae", "num_samples": 4}},
     "dreg": {"objective": {"name": "dreg", "num_samples": 4}},

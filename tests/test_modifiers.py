@@ -6,7 +6,9 @@ import torch
 from tests.oracles import gauss_hermite, numbers
 from tests.problems import LinearGaussian
 from vae.errors import UsageError
-from vae.objectives import OBJECTIVES, DReG, EstimatorB, WeightedKL
+from vae.objectives import OBJECTIVES, DReG, EstimatorB, SharedNoise, WeightedKL
+from vae.training.build import build_objective
+from vae.training.settings import read_settings
 
 pytestmark = pytest.mark.usefixtures("float64")
 M, J, D = 4, 3, 5
@@ -117,3 +119,21 @@ def test_a_modifier_keeps_samples_memory_and_bias_of_the_objective_within():
     assert weighted.bias(model) is None
     biased = OBJECTIVES["stl"](num_samples=3)
     assert WeightedKL(biased).bias(model) == biased.bias(model) is not None
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_shared_noise_is_that_of_every_datum(name):
+    problem, objective = LinearGaussian.random(D, J), OBJECTIVES[name](num_samples=3)
+    shared, model, x = SharedNoise(objective), problem.model(), problem.data(M)
+    assert shared.noises(model, M)["eps"] == ("normal", (3, 1, J), None)
+    eps = numbers(3, 1, J)
+    got, _ = shared(model, x, {"eps": eps}, {}, 0)
+    wanted, _ = objective(model, x, {"eps": eps.repeat(1, M, 1)}, {}, 0)
+    torch.testing.assert_close(got.surrogate, wanted.surrogate, rtol=0, atol=0)
+
+
+def test_shared_noise_is_drawn_once_per_step_and_weighs_with_beta():
+    settings = {"data": {"name": "digits"}, "model": {"latent_dim": 2}, "modifiers": {"beta": 2, "shared_noise": True}}
+    objective = build_objective(read_settings(settings), steps_per_epoch=3)
+    assert objective == WeightedKL(SharedNoise(EstimatorB()), 2.0)
+    assert objective.noises(LinearGaussian.random(D, J).model(), M)["eps"].shape == (1, 1, J)

@@ -39,6 +39,7 @@ SAME = {
     "dynamic": config(
         data={"pixels": "dynamic"},
         objective={"name": "sgvb_a", "num_samples": 2},
+        modifiers={"shared_noise": True},
         train={"reduction": "sum", "clip_grad_norm": 30.0},
     ),
     "memory": config(objective={"name": "score_function", "num_samples": 2}),

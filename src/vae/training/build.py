@@ -1,7 +1,7 @@
 """From settings to objects."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
 from vae.models import VAE
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Objective, WeightedKL
+from vae.objectives import OBJECTIVES, Objective, SharedNoise, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.precision import AUTOCAST
 from vae.priors import PRIORS
@@ -26,7 +26,7 @@ from vae.schema import Part, describe
 from vae.training.settings import ModelSettings, Settings, read_settings
 
 
-def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Iterable[str] = ()) -> VAE:
+def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Sequence[str] = ()) -> VAE:
     """The model of a config (a YAML file, a mapping, or settings), untrained, its weights drawn from train.seed.
 
     The data are read only if they alone tell their shape or kind (npz, folder).
@@ -89,10 +89,10 @@ def uses_library_networks(model: VAE) -> bool:
 
 def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
-    objective: Objective = settings.objective.build(OBJECTIVES)
-    modifiers = settings.modifiers
-    weighted = WeightedKL(objective, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
-    return objective if weighted == WeightedKL(objective) else weighted
+    modifiers, objective = settings.modifiers, settings.objective.build(OBJECTIVES)
+    base: Objective = SharedNoise(objective) if modifiers.shared_noise else objective
+    weighted = WeightedKL(base, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
+    return base if weighted == WeightedKL(base) else weighted
 
 
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:

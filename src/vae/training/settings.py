@@ -1,6 +1,6 @@
 """The schema of a config: each block a frozen dataclass, each part a row of a table."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,11 +31,12 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModifierSettings:
-    """What weights the KL in the objective: `beta`, reached linearly over `warm_up` epochs, and `free_bits`."""
+    """How the objective is changed: `beta` (reached linearly over `warm_up` epochs) and `free_bits` weight its KL."""
 
     beta: Annotated[NonNegative, "the weight of the KL"] = 1.0
     warm_up: Annotated[float, Interval(0, 1e6), "epochs over which the weight rises from 0"] = 0.0
     free_bits: Annotated[NonNegative, "nats of KL per latent that cost nothing; needs sgvb_b"] = 0.0
+    shared_noise: Annotated[bool, "one draw of the noise for all data of a minibatch"] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,11 @@ class Settings:
 
 
 def read_settings(
-    config: str | Path | dict[str, Any], overrides: Iterable[str] = (), where: str | Path = "config"
+    config: str | Path | dict[str, Any], overrides: Sequence[str] = (), where: str | Path = "config"
 ) -> Settings:
     """The settings in a YAML file, or in a raw mapping from `where`, after `a.b=value` overrides.
 
     ConfigError names every misfit.
     """
-    overrides = list(overrides)
     raw, where = (config, where) if isinstance(config, dict) else (load_yaml(config), config)
     return read(Settings, override(raw, overrides), str(where), overrides)

@@ -55,11 +55,17 @@ def sweep(
 
 
 def run(
-    cells: Sequence[Cell], *, engine: str = "local", processes: int | None = None, say: Say = print
+    cells: Sequence[Cell],
+    *,
+    engine: str = "local",
+    processes: int | None = None,
+    say: Say = print,
+    done: Callable[[Cell], None] = lambda cell: None,
 ) -> dict[str, str]:
     """Train and evaluate the cells that are not finished; the reason of each failure by the cell's name.
 
-    A cell has one thread, or OMP_NUM_THREADS of them. `say` is given a line for each start and each end. Interrupted, a
+    A cell has one thread, or OMP_NUM_THREADS of them. `say` is given a line for each start and each end, `done` each
+    finished cell, also those that were finished before. Interrupted, a
     KeyboardInterrupt, after a signal, once the cells have saved their states.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
@@ -72,16 +78,20 @@ def run(
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished")
 
     def end(cell: Cell, status: int | str, seconds: float) -> None:
-        done, record, lines = f"{next(ended)} of {len(cells)}", finished_evaluation(cell), cell.log_lines()
+        counted, record, lines = f"{next(ended)} of {len(cells)}", finished_evaluation(cell), cell.log_lines()
         for line in [line for line in lines if line.startswith("warning: ")] if record else lines[-LAST_LINES:]:
             say(f"{cell.name}: {line}")
         if record is None:
             failures[cell.name] = _reason(status, lines)
-            say(f"{cell.name}: failed: {failures[cell.name]} ({done})")
+            say(f"{cell.name}: failed: {failures[cell.name]} ({counted})")
         else:
-            say(f"{cell.name}: test ELBO {record['elbo']['mean']:.2f} ({seconds:.0f} s; {done})")
+            say(f"{cell.name}: test ELBO {record['elbo']['mean']:.2f} ({seconds:.0f} s; {counted})")
+            done(cell)
 
     try:
+        for cell in cells:
+            if cell not in waiting:
+                done(cell)
         if engine == "ray":
             with cluster(processes * threads, threads, say) as submit:
                 train(waiting, len(waiting), submit, end)

@@ -69,7 +69,7 @@ class RunDirectory:
         name = torch.cuda.get_device_name(device) if on_cuda else platform.processor() or platform.machine()
         record = {
             "vae": __version__,
-            "commit": _commit(),
+            "commit": commit(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": numpy.__version__,
@@ -85,7 +85,7 @@ class RunDirectory:
         write_atomically(self.path / "config.yaml", dump(plain(settings)).encode())
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the library's own checkout, if it runs from one."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]

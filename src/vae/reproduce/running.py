@@ -1,0 +1,212 @@
+"""From a document to its records: what is missing is trained, measured and written."""
+
+import contextlib
+import json
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import sklearn
+import torch
+
+from vae.config import load_yaml, plain, read, with_values
+from vae.data import load_data
+from vae.errors import TrainingFailed, UsageError
+from vae.files import read_log
+from vae.reproduce import records, report
+from vae.reproduce.document import Document, Experiment, Made, Profile
+from vae.reproduce.records import COMMITTED
+from vae.reproduce.table import Row, table
+from vae.sweep.cell import Cell
+from vae.sweep.run import run as train
+from vae.training.loading import load_run
+from vae.training.run_directory import commit, lock
+from vae.training.settings import Settings
+
+CONFIGS = Path("configs")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record to be made: of a seed of an experiment."""
+
+    experiment: Experiment
+    seed: int
+    profile: Profile
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Where its files lie below records/, cells/ and runs/."""
+        return f"{self.profile}/{self.experiment.name}/seed_{self.seed}"
+
+    @property
+    def record(self) -> Path:
+        """The file of its record."""
+        return records.path_of(self.out, self.profile, self.experiment.name, self.seed)
+
+    @property
+    def minutes(self) -> float:
+        """What it takes, about, on one thread."""
+        return self.experiment.minutes if self.profile == "paper" else 0.3
+
+    @property
+    def settings(self) -> Settings | None:
+        """Its settings, if it has a config."""
+        if not self.experiment.config:
+            return None
+        file, values = CONFIGS / f"{self.experiment.config}.yaml", self.experiment.of(self.profile, self.seed)
+        return read(Settings, with_values(load_yaml(file), values), str(file))
+
+    def cell(self) -> Cell:
+        """What trains it: a config file, a command and a run directory."""
+        config = plain(self.settings)
+        return Cell(self.name, {}, config, self.out / "cells" / f"{self.name}.yaml", self.out / "runs" / self.name)
+
+    def done(self) -> float:
+        """The part of its training that is over, by its metrics."""
+        cell = self.cell()
+        lines = [line for line in read_log(cell.run / "metrics.jsonl") if line["split"] == "train"]
+        return lines[-1]["epoch"] / cell.config["train"]["epochs"] if lines else 0.0
+
+
+def folders(document: Document, out: str | Path | None) -> list[Path]:
+    """Where records are looked for: in OUT, then among those that the repository holds."""
+    return [Path(out or f"runs/reproduce/{document.name}"), COMMITTED / document.name]
+
+
+def command(document: Document, name: str, profile: Profile) -> list[str]:
+    """The command that trains the first seed of an experiment; UsageError if there is none."""
+    experiment = next((e for e in document.experiments if e.name == name), None)
+    if experiment is None or not experiment.trained:
+        trained = ", ".join(e.name for e in document.experiments if e.trained)
+        raise UsageError(f"--show {name}: {document.name} trains no such experiment, only {trained}")
+    given = experiment.of(profile, experiment.seeds[0]).items()
+    settings = [f"{key}={json.dumps(value)}" for key, value in given]
+    return ["python", "scripts/train.py", "--config", str(CONFIGS / f"{experiment.config}.yaml"), "--set", *settings]
+
+
+def missing(document: Document, profile: Profile, out: Path, figure: str | None, *, again: bool) -> list[Task]:
+    """The records to be made: not those that OUT or, unless `again`, the repository holds.
+
+    What the paper profile has answered is not made again for the quick one.
+    """
+    where, tasks = [out] if again else folders(document, out), list[Task]()
+    for experiment in document.needed(figure):
+        seeds = experiment.seeds if profile == "paper" else experiment.seeds[:1]
+        held = [records.path_of(f, p, experiment.name, s) for f in where for p in {profile, "paper"} for s in seeds]
+        found = {file.name for file in held if file.exists()}
+        tasks += [Task(experiment, s, profile, out) for s in seeds if f"seed_{s}.json" not in found]
+    return tasks
+
+
+def reproduce(
+    document: Document,
+    *,
+    profile: Profile,
+    out: Path,
+    figure: str | None = None,
+    processes: int | None = None,
+    again: bool = False,
+    say: Say = print,
+) -> tuple[list[Row], list[Path]]:
+    """Make the missing records of a document, draw its figures and write its report; its rows, and the files.
+
+    What was stopped goes on. `again`: committed records do not count. UsageError if the figure does not exist or the
+    directory cannot be used, TrainingFailed if a run fails.
+    """
+    if figure is not None and figure not in document.labels():
+        raise UsageError(
+            f"--figure {figure}: {document.name} has none of that name, only {', '.join(document.labels())}"
+        )
+    if again and out.resolve() == (COMMITTED / document.name).resolve():
+        raise UsageError(f"--retrain: {out} holds the committed records; name another directory with --out")
+    with lock(out):
+        make(missing(document, profile, out, figure, again=again), processes, say)
+        found = records.chosen(document, [out] if again else folders(document, out))
+        rows = table(document, found)
+        files = report.draw(document, found, out, figure) + report.write(document, found, rows, out)
+    return [row for row in rows if figure in (None, row["figure"])], files
+
+
+def make(tasks: Sequence[Task], processes: int | None, say: Say) -> None:
+    """Make records, each as soon as its run is trained."""
+    trained = {task.name: task for task in tasks if task.experiment.trained}
+    say(f"{len(tasks)} records to make, about {sum(t.minutes for t in tasks):.0f} minutes of one thread"
+        if tasks else "every record is there")  # fmt: skip
+    for settings in {str(s.data): s.data for task in tasks if (s := task.settings)}.values():
+        load_data(settings)  # here, so that what is missing is one sentence, and is downloaded once
+    if trained:
+        with _time_left(list(trained.values()), say):
+            failed = train(
+                [task.cell() for task in trained.values()],
+                processes=processes,
+                say=say,
+                done=lambda cell: measure(trained[cell.name], cell.run, say),
+            )
+        if failed:
+            name, reason = next(iter(failed.items()))
+            raise TrainingFailed(f"{len(failed)} of {len(trained)} runs failed; {name}: {reason}")
+    for task in tasks:
+        if not task.experiment.trained:
+            measure(task, None, say)
+
+
+def measure(task: Task, path: Path | None, say: Say) -> None:
+    """Measure the results of a trained run, or of none, and write the record."""
+    say(f"{task.name}: measuring")
+    began, run = time.monotonic(), None if path is None else load_run(path)
+    first = task.seed == task.experiment.seeds[0]
+    made = Made(task.seed, task.profile == "quick", first, task.settings, run)
+    results, arrays = task.experiment.measure(made)
+    about = json.loads((path / "environment.json").read_text()) if path else {}
+    record = records.Record(
+        config={} if task.settings is None else plain(task.settings),
+        seed=task.seed,
+        profile=task.profile,
+        versions={"torch": torch.__version__, "numpy": numpy.__version__, "scikit-learn": sklearn.__version__},
+        processor=_processor(),
+        threads=about.get("threads", torch.get_num_threads()),
+        commit=about["commit"] if about else commit(),
+        seconds=round(time.monotonic() - began + (made.curve[-1]["seconds"] if path else 0), 1),
+        results=results,
+        arrays=arrays,
+    )
+    records.write(task.record, record)
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it, else as Python does."""
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def _time_left(tasks: Sequence[Task], say: Say, every: float = 60.0) -> Iterator[None]:
+    """While runs are trained: say every minute how far they are together, and the time left at their pace so far."""
+    over, began = threading.Event(), time.monotonic()
+
+    def done() -> float:  # minutes of one thread, by the estimates
+        return sum(t.minutes * (1.0 if t.record.exists() else t.done()) for t in tasks)
+
+    def tell() -> None:
+        whole, before = sum(t.minutes for t in tasks), done()
+        while not over.wait(every):
+            now = done()
+            if now > before:
+                left = (time.monotonic() - began) * (whole - now) / (now - before) / 60
+                say(f"{now / whole:.0%} of the plan, about {left:.0f} minutes left")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -13,6 +13,8 @@ from tests.oracles import z_score
 from vae.data import DATASETS, Loader, Resident, files, kind_of, splits
 from vae.errors import ConfigError, DataError, UsageError
 from vae.randomness import Streams
+from vae.training.run import train
+from vae.training.settings import read_settings
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
@@ -513,6 +515,21 @@ def test_svhn_is_read_in_its_own_format(tmp_path, monkeypatch):
     assert data.shape == DATASETS["svhn"].shape
     assert data.train.y.tolist() == [1, 2, 3, 4, 5, 6, 0]
     assert torch.equal(data.train.x[3], torch.from_numpy(x[..., 3].transpose(2, 0, 1).copy()))
+    raw = {"data": {"name": "svhn", "root": str(tmp_path)}, "train": {"epochs": 1, "batch_size": 4}}
+    networks = {name: {"name": "conv", "channels": [2]} for name in ("encoder", "decoder")}
+    run = train(read_settings({**raw, "model": {"latent_dim": 3, **networks}}), None, verbose=False)
+    assert run.steps == 2
+
+
+def test_arrays_in_the_data_root_stand_for_a_published_set(tmp_path):
+    x = RNG.integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    np.savez(tmp_path / "cifar10.npz", x_train=x[:3], y_train=np.arange(3), x_test=x[3:], y_test=np.arange(2))
+    data = vae.load_data("cifar10", root=str(tmp_path))
+    assert torch.equal(data.test.x, torch.from_numpy(x[3:]))
+    assert data.classes[0] == "airplane"
+    np.savez(tmp_path / "cifar10.npz", x_train=x[:3, :1], x_test=x[3:, :1])
+    with pytest.raises(DataError, match=r"cifar10\.npz: holds data of shape \(1, 32, 32\), and CIFAR10 has"):
+        vae.load_data("cifar10", root=str(tmp_path))
 
 
 def test_cifar10_is_read_in_its_own_format(tmp_path, monkeypatch):

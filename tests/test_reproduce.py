@@ -249,7 +249,7 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nobody"], "nobody: there is no such document; there are laird, chen2020"),
+        (["nobody"], "nobody: there is no such document; there are laird, chen2020, estimators"),
         ([], "reproduce.py: name a document (--list shows which there are); see reproduce.py --help"),
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
         (["laird", "--show", "x"], "--show x: laird trains no such experiment, only as_published"),

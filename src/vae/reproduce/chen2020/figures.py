@@ -85,7 +85,7 @@ def training(records: Chosen) -> Picture:
             ):
                 curve = record.results["train"][key]
                 again = {} if record is not of_seeds[0] else {"label": label}
-                axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1, **again)
+                axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1, marker=".", **again)
         axes.set_xlim(left=0)
         axes.set_xticks(range(0, len(curve) + 2, 2))
         axes.set_xlabel("epoch")

@@ -215,6 +215,8 @@ def test_a_figure_trains_only_what_it_needs(tiny):
     out = tiny[0]
     missing = running.missing(TINY, "paper", out, "1.1", again=False)
     assert [(t.experiment.name, t.seed) for t in missing] == [("two", 7), ("two", 8)]
+    both = running.missing(TINY, "paper", out, "1.2", again=False)
+    assert [(t.experiment.name, t.seed) for t in both] == [("two", 7), ("five", 7), ("two", 8), ("five", 8)]
     with pytest.raises(UsageError, match=r"--figure 9: tiny has none of that name, only 1\.1, 1\.2, text"):
         running.reproduce(TINY, profile="quick", out=out, figure="9")
 

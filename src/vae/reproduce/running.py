@@ -92,9 +92,9 @@ def command(document: Document, name: str, profile: Profile) -> list[str]:
 
 
 def missing(document: Document, profile: Profile, out: Path, figure: str | None, *, again: bool) -> list[Task]:
-    """The records to be made: not those that OUT or, unless `again`, the repository holds.
+    """The records to be made, every setting with one seed first: not those that OUT or the repository holds.
 
-    What the paper profile has answered is not made again for the quick one.
+    `again`: those that the repository holds count for nothing. What the paper profile has answered is not made again for the quick one.
     """
     where, tasks = [out] if again else folders(document, out), list[Task]()
     for experiment in document.needed(figure):
@@ -102,7 +102,7 @@ def missing(document: Document, profile: Profile, out: Path, figure: str | None,
         held = [records.path_of(f, p, experiment.name, s) for f in where for p in {profile, "paper"} for s in seeds]
         found = {file.name for file in held if file.exists()}
         tasks += [Task(experiment, s, profile, out) for s in seeds if f"seed_{s}.json" not in found]
-    return tasks
+    return sorted(tasks, key=lambda task: task.experiment.seeds.index(task.seed))
 
 
 def reproduce(

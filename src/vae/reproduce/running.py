@@ -94,7 +94,8 @@ def command(document: Document, name: str, profile: Profile) -> list[str]:
 def missing(document: Document, profile: Profile, out: Path, figure: str | None, *, again: bool) -> list[Task]:
     """The records to be made, every setting with one seed first: not those that OUT or the repository holds.
 
-    `again`: those that the repository holds count for nothing. What the paper profile has answered is not made again for the quick one.
+    `again`: those of the repository count for nothing. What the paper profile has answered is not made again for the
+    the quick one.
     """
     where, tasks = [out] if again else folders(document, out), list[Task]()
     for experiment in document.needed(figure):

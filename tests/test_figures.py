@@ -46,11 +46,12 @@ def lines(split, n=20, start=-100.0):
 
 
 def test_curves_hold_every_split_of_every_run_in_nats():
-    figure = figures.curves({"a": lines("train") + lines("test"), "b": lines("train")}, " (no density)")
+    figure = figures.curves({"a": lines("train") + lines("test"), "b (no density)": lines("train")})
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]
     assert "nats per datum" in text(figure)
-    assert "no density" in text(figure)
+    assert "b (no density), train" in text(figure)
     assert "a, test" in text(figure)
+    assert "b (no density): means" in text(figures.curves({"b (no density)": lines("train")}))
 
 
 def test_an_overshoot_of_the_first_epochs_does_not_flatten_the_rest():

@@ -37,7 +37,7 @@ BUDGETS = {
     "algorithms": 364,
     "evaluation": 1_772,
     "training": 1_800,
-    "figures": 603,
+    "figures": 541,
     "sweep": 640,
     "reproduce": 751,
     "commands": 874,

@@ -732,7 +732,8 @@ def texts(figure):
 def test_the_figure_has_a_colour_a_value_of_the_first_key_and_a_panel_for_the_others():
     from vae.figures import sweep
 
-    both = [({"latent_dim": d, "beta": b}, [history(-10), history(-11)]) for d in ("2", "5", "9") for b in ("1", "4")]
+    names = itertools.product(("latent_dim = 2", "latent_dim = 5", "latent_dim = 9"), ("beta = 1", "beta = 4"))
+    both = [(first, other, [history(-10), history(-11)]) for first, other in names]
     figure = sweep(both, "a_$b$", "no density")
     assert [axes.get_title() for axes in figure.axes] == ["beta = 1", "beta = 4"]
     for axes in figure.axes:
@@ -745,8 +746,8 @@ def test_the_figure_has_a_colour_a_value_of_the_first_key_and_a_panel_for_the_ot
 def test_the_figure_of_seeds_alone_and_of_many_values_and_one_epoch():
     from vae.figures import sweep
 
-    (axes,) = sweep([({}, [history(-9, 1), history(-8, 1)])], "x").axes
+    (axes,) = sweep([("", "", [history(-9, 1), history(-8, 1)])], "x").axes
     assert len(axes.containers) == 2  # error bars, where a band would have no width
-    many = sweep([({"lr": str(i)}, [history(-9 - i, 30 + i)]) for i in range(30)], "x")
+    many = sweep([(f"lr = {i}", "", [history(-9 - i, 30 + i)]) for i in range(30)], "x")
     assert len({tuple(line.get_color()) for line in many.axes[0].lines}) == 30
     assert "seeds" not in texts(many)

@@ -104,14 +104,14 @@ def write(out: Path, record: dict[str, Any]) -> list[Path]:
     return files
 
 
-def _curves(out: Path, record: Record) -> list[tuple[dict[str, str], list[list[dict[str, Any]]]]]:
-    """The values of each row, and the metrics of its finished runs."""
+def _curves(out: Path, record: Record) -> list[tuple[str, str, list[list[dict[str, Any]]]]]:
+    """The value of the first key and those of the others for each row, and the metrics of its finished runs."""
     short = short_names(record["grid"])
     curves = []
     for row in record["rows"]:
-        label = {short[key]: value_text(row[key]) for key in record["grid"] if key != SEED}
+        first, *others = [f"{short[key]} = {value_text(row[key])}" for key in short if key != SEED] or [""]
         if row["runs"]:
-            curves.append((label, [history(out / "runs" / name) for name in row["runs"]]))
+            curves.append((first, ", ".join(others), [history(out / "runs" / name) for name in row["runs"]]))
     return curves
 
 

@@ -34,6 +34,7 @@ def test_the_manifold_grows_to_the_right_and_upwards():
     assert (left, right) == (0, 1)  # z_1 along the top row
     top, bottom = shown[0, 1], shown[-1, 1]
     assert (top, bottom) == (1, 0)  # z_2 along the first column
+    assert (shown[:, 2] == 1).all()  # the gap is white
     assert "$z_1$" in text(figure)
     assert "$z_2$" in text(figure)
 

@@ -489,7 +489,7 @@ WRONG = [
     (evaluate, ["{d}/d2", "--self-check", "--split", "train"], "--self-check simulates its data"),
     (encode, ["{d}/d2"], "the following arguments are required: --out"),
     (encode, ["{d}/d2", "--out", "/proc/x/y.npz"], "/proc/x"),
-    (main_manifold, ["{d}/d4"], "a manifold is drawn over 2 latents, and this model has 4"),
+    (main_manifold, ["{d}/d4"], "a manifold is of images over 2 latents, and this model is of shape (1, 8, 8) over 4"),
     (main_manifold, ["{d}/d2", "--range", "-1"], "'-1' is not a number greater than 0"),
     (main_tsne, ["{d}/d4", "--limit", "3"], "t-SNE needs at least 4 data"),
     (main_reconstructions, ["{d}/d2", "{d}/grey"], "was trained on other data"),

@@ -34,6 +34,7 @@ def test_the_manifold_grows_to_the_right_and_upwards():
     assert (left, right) == (0, 1)  # z_1 along the top row
     top, bottom = shown[0, 1], shown[-1, 1]
     assert (top, bottom) == (1, 0)  # z_2 along the first column
+    assert (shown[:, 2] == 1).all()  # the gap is white
     assert "$z_1$" in text(figure)
     assert "$z_2$" in text(figure)
 
@@ -46,11 +47,12 @@ def lines(split, n=20, start=-100.0):
 
 
 def test_curves_hold_every_split_of_every_run_in_nats():
-    figure = figures.curves({"a": lines("train") + lines("test"), "b": lines("train")}, " (no density)")
+    figure = figures.curves({"a": lines("train") + lines("test"), "b (no density)": lines("train")})
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]
     assert "nats per datum" in text(figure)
-    assert "no density" in text(figure)
+    assert "b (no density), train" in text(figure)
     assert "a, test" in text(figure)
+    assert "b (no density): means" in text(figures.curves({"b (no density)": lines("train")}))
 
 
 def test_an_overshoot_of_the_first_epochs_does_not_flatten_the_rest():

@@ -37,8 +37,8 @@ BUDGETS = {
     "algorithms": 364,
     "evaluation": 1_772,
     "training": 1_800,
-    "figures": 603,
-    "sweep": 640,
+    "figures": 540,
+    "sweep": 538,
     "reproduce": 751,
     "commands": 874,
 }

@@ -26,9 +26,9 @@ from vae.commands.train import main as train
 from vae.config import read_grid
 from vae.errors import ConfigError, Interrupted
 from vae.sweep import run, table
-from vae.sweep.cell import SEED, Cell, cell_name, short_names
-from vae.sweep.grid import cells
-from vae.sweep.local import end_with_parent, own_gpu
+from vae.sweep.cell import END_WITH_PARENT, Cell
+from vae.sweep.grid import SEED, cell_name, cells, check_cells, short_names
+from vae.sweep.run import own_gpu
 from vae.sweep.table import mean_over_seeds, paired_difference, summary
 from vae.training import checkpoint
 
@@ -166,6 +166,10 @@ WRONG = [
     ([], "the following arguments are required: --grid"),
     (["--grid", "train.seed=0", "--config", "{d}/tinny.yaml"], "no such config file; did you mean"),
     (["--grid", "train.seed=0", "--set", "train.epoch=3"], "--set: train.epoch: no such setting; did you mean epochs?"),
+    (
+        ["--grid", "train.seed=0", "--set", "train.precision=tf32"],
+        "seed=0: train.precision: tf32 products exist on CUDA",
+    ),
     (["--grid", "train.seed=0", "--processes", "0"], "'0' is not a whole number of at least 1"),
     (["--grid", "train.seed=0", "--engine", "slurm"], "invalid choice: 'slurm'"),
     (["--grid", "train.seed=0", "--out", "{d}/tiny.yaml"], "is a file; --out names a directory"),
@@ -290,11 +294,26 @@ def test_no_difference_is_told_of_values_that_do_not_compare():
         name, none = f"{precision}{likelihood}{seed}", Path("none")
         elbo = {"mean": float(seed), "stderr": 0.1}
         lines = {"elbo": elbo, "log_p_x_given_z": elbo, "kl": elbo, "density": True}
-        results.append((Cell(name, values, {"train": {"seed": seed}}, none, none), lines))
+        results.append((Cell(name, {"train": {"seed": seed}}, none, none, values), lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "_train_elbo", lambda cell, record: record["elbo"])
         rows = summary("c", grid, results, {})["rows"]
     assert [row["difference"] is not None for row in rows] == [False, False, True, False]
+
+
+def test_cells_need_no_grid(swept, tmp_path, here):
+    """Configs as they are, defaults left out: checked, trained once, and finished with the same result as in a sweep."""
+    made = []
+    for seed in (0, 1):
+        config = {**CONFIG, "train": {**CONFIG["train"], "seed": seed}}
+        made.append(Cell(f"own_{seed}", config, tmp_path / f"{seed}.yaml", tmp_path / f"run_{seed}"))
+    check_cells(made)
+    said = []
+    assert run.run(made, say=said.append) == {}
+    assert [(cell.run / LAST).read_bytes() for cell in made] == [states(swept / "s")[name] for name in NAMES[:2]]
+    assert said[0] == "2 runs, 0 of them finished"
+    assert run.run(made, say=said.append) == {}
+    assert said[-1] == "2 runs, 2 of them finished"
 
 
 def test_a_sweep_trains_in_float32_by_default(swept):
@@ -382,6 +401,14 @@ def test_a_run_goes_on_on_another_device_but_not_with_other_settings(copied, mon
     config.write_text(ours)
     assert main([*command, *one, "--set", "train.device=auto"]) == 0
     assert yaml.safe_load(config.read_text())["train"]["device"] == "auto"
+
+
+def test_a_run_that_was_trained_longer_by_hand_is_no_result_of_the_sweep(copied):
+    out, command = copied
+    longer = ["--resume", str(out / "runs" / NAMES[0]), "--set", "train.epochs=3", "--no-figures"]
+    assert train(longer) == 0
+    assert main([*command, *GRID]) == 1
+    assert "train.epochs: 2, and the run has begun epoch 3" in record(out)["failed"][NAMES[0]]
 
 
 def test_the_command_in_a_cell_can_be_pasted(copied, capsys):
@@ -480,7 +507,7 @@ class Forked:
         self.terminate, self.kill, self.wait = self.process.terminate, self.process.kill, self.process.join
 
     def _begin(self, cell):
-        end_with_parent()
+        END_WITH_PARENT()
         _run(train, cell.command()[2:], cell.log)
 
     def poll(self):
@@ -549,7 +576,9 @@ def train_alone(grid, overrides):
     """What the cells give in one go, each by its command, in another folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for cell in cells("long.yaml", grid, overrides, Path("alone")):
+    made = cells("long.yaml", grid, overrides, Path("alone"))
+    check_cells(made)
+    for cell in made:
         cell.write()
         assert train(cell.command()[2:]) == 0
         epochs = [line["epoch"] for line in metrics(cell.run) if line["split"] == "train"]
@@ -682,16 +711,16 @@ def test_a_cell_that_a_signal_ends_is_reported_with_its_stderr_and_begun_once(
 
 
 @pytest.mark.parametrize(
-    ("device", "engine", "expected"),
-    [("auto", "local", 3), ("cuda", "local", 3), ("cpu", "local", 14), ("auto", "ray", 14)],
+    ("device", "expected"),
+    [("auto", 3), ("cuda", 3), ("cpu", 14)],
 )
-def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, engine, expected, monkeypatch):
+def test_runs_on_gpus_are_one_a_gpu_at_a_time(device, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(run, "_cores", lambda: 14)
-    cell = Cell("x", {}, {"train": {"device": device}}, Path("x"), Path("x"))
-    assert run.default_processes(engine, [cell], 1) == expected
-    assert run.default_processes(engine, [cell], 4) == 3  # also 14 // 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(14), raising=False)
+    cell = Cell("x", {"train": {"device": device}}, Path("x"), Path("x"))
+    assert run.default_processes([cell], 1) == expected
+    assert run.default_processes([cell], 4) == 3  # also 14 // 4
 
 
 def test_a_cell_has_its_own_gpu_and_its_threads(swept, tmp_path, monkeypatch):
@@ -700,12 +729,15 @@ def test_a_cell_has_its_own_gpu_and_its_threads(swept, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # which has read the variable when torch was imported
     made = cells(swept / "tiny.yaml", {SEED: [0, 1, 2]}, [], tmp_path)
     assert set(run.run(made, processes=2, say=lambda line: None)) == {"seed=0", "seed=1", "seed=2"}
-    said = [cell.log_lines() for cell in made]
-    assert said[:2] == [["warning: 4 3"], ["warning: 7 3"]]
+    said = [cell.log.read_text() for cell in made]
+    assert said[:2] == ["warning: 4 3\n", "warning: 7 3\n"]
     assert said[2] in said[:2]
-    assert own_gpu(5, 0) == own_gpu(5, 1) == {}
+    for count in (0, 1):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert own_gpu(5) == {}
 
 
 # ------------------------------------------------------------------------------------- the figure
@@ -732,7 +764,8 @@ def texts(figure):
 def test_the_figure_has_a_colour_a_value_of_the_first_key_and_a_panel_for_the_others():
     from vae.figures import sweep
 
-    both = [({"latent_dim": d, "beta": b}, [history(-10), history(-11)]) for d in ("2", "5", "9") for b in ("1", "4")]
+    names = itertools.product(("latent_dim = 2", "latent_dim = 5", "latent_dim = 9"), ("beta = 1", "beta = 4"))
+    both = [(first, other, [history(-10), history(-11)]) for first, other in names]
     figure = sweep(both, "a_$b$", "no density")
     assert [axes.get_title() for axes in figure.axes] == ["beta = 1", "beta = 4"]
     for axes in figure.axes:
@@ -745,8 +778,8 @@ def test_the_figure_has_a_colour_a_value_of_the_first_key_and_a_panel_for_the_ot
 def test_the_figure_of_seeds_alone_and_of_many_values_and_one_epoch():
     from vae.figures import sweep
 
-    (axes,) = sweep([({}, [history(-9, 1), history(-8, 1)])], "x").axes
+    (axes,) = sweep([("", "", [history(-9, 1), history(-8, 1)])], "x").axes
     assert len(axes.containers) == 2  # error bars, where a band would have no width
-    many = sweep([({"lr": str(i)}, [history(-9 - i, 30 + i)]) for i in range(30)], "x")
+    many = sweep([(f"lr = {i}", "", [history(-9 - i, 30 + i)]) for i in range(30)], "x")
     assert len({tuple(line.get_color()) for line in many.axes[0].lines}) == 30
     assert "seeds" not in texts(many)

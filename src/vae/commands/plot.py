@@ -55,7 +55,7 @@ def main_reconstructions(argv: Sequence[str] | None = None) -> None:
     for run, split in zip(args.run[1:], splits[1:], strict=True):
         if split.x.shape != splits[0].x.shape or not split.x.equal(splits[0].x):
             raise UsageError(f"{run}: was trained on other data than {args.run[0]}; draw them separately")
-    print(*draw_reconstructions([run for run, _ in loaded], splits[0], args.split, args.count, args.out), sep="\n")
+    print(*draw_reconstructions([run for run, _ in loaded], splits[0], args.split, args.out), sep="\n")
 
 
 @command

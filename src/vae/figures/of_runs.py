@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,8 @@ from vae.errors import UsageError
 from vae.evaluation import posterior_codes
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
-from vae.figures.images import Array, manifold, reconstructions, samples
-from vae.figures.style import save
-from vae.text import NO_DENSITY
+from vae.figures.images import manifold, reconstructions, samples
+from vae.figures.style import Array, save
 from vae.training import read_settings
 from vae.training.loading import LoadedRun
 from vae.training.run_directory import history, open_config
@@ -31,52 +31,33 @@ def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[
     model, split = run.model, data.evaluation_split("test")
     figures = {
         "curves": lambda: draw_curves([run.path]),
-        "reconstructions": lambda: draw_reconstructions([run], split, "test", 10),
+        "reconstructions": lambda: draw_reconstructions([run], split.first(10), "test"),
         "samples": lambda: draw_samples(run, 100, 0),
     }
     if model.latent_dim == 2 and len(model.data_shape) == 3:
         figures["manifold"] = lambda: draw_manifold(run, 20, 4.0)
     if model.latent_dim <= 2:
         figures["codes"] = lambda: draw_codes(run, data, split, "test")
-    elif len(split) > 3 and _codes_differ(run, split):
+    elif len(split) > 3 and len(model.encode(split.first(100).images()).unique(dim=0)) > 1:  # else all codes are equal
         # t-SNE of more data could take longer than the training; plot_tsne.py takes all by default
         figures["tsne"] = lambda: draw_codes(run, data, split.first(2000), "test")
     return figures
 
 
-def _codes_differ(run: LoadedRun, split: Split) -> bool:
-    """Whether the codes of a split differ; if they are all equal, t-SNE has nothing to show."""
-    z = run.model.encode(split.first(100).images())
-    return bool((z != z[0]).any())
-
-
-def _save(figure: Figure, run_path: Path, name: str, out: str | None) -> list[Path]:
-    folder = Path(out or run_path / "figures")
-    try:
-        return save(figure, folder / name)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot write figures there: {error.strerror}") from None
-
-
-# ------------------------------------------------------------------------------------- each figure
-
-
 def draw_curves(runs: Sequence[Path], out: str | None = None) -> list[Path]:
     """Training and test curves of one or several runs."""
     runs = list(dict.fromkeys(runs))  # a run that is given twice is drawn once
-    densities = []
-    histories = {}
+    histories, densities = dict[str, list[dict[str, Any]]](), set[bool]()
     for name, run in zip(_names(runs), runs, strict=True):
         likelihood = read_settings(open_config(run), where=run).model.likelihood
-        densities.append(likelihood is None or likelihood.name != "grey_cross_entropy")
-        lines = history(run)
+        density = likelihood is None or likelihood.name != "grey_cross_entropy"
+        densities.add(density)
+        lines = histories[name if density else f"{name} (no density)"] = history(run)
         if not lines:
             raise UsageError(f"{run}: has no metrics yet; its first epoch is not over")
-        histories[name + ("" if densities[-1] or len(runs) == 1 else " (no density)")] = lines
-    if len(set(densities)) == 2:
+    if len(densities) == 2:
         print("grey cross-entropy (no density) and densities are not comparable: see the labels", file=sys.stderr)
-    note = f" ({NO_DENSITY})" if densities == [False] else ""
-    return _save(curves(histories, note), runs[0], "curves", out)
+    return _save(curves(histories), runs[0], "curves", out)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -85,16 +66,19 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
 
 
+def _save(figure: Figure, run: Path, name: str, out: str | None) -> list[Path]:
+    return save(figure, Path(out or run / "figures") / name)
+
+
 def draw_reconstructions(
-    runs: Sequence[LoadedRun], split: Split, split_name: str, count: int, out: str | None = None
+    runs: Sequence[LoadedRun], split: Split, split_name: str, out: str | None = None
 ) -> list[Path]:
     """Data above their reconstructions by each run."""
-    shown = split.first(count)
-    by_run = {}
+    x, by_run = split.images(), dict[str, Array]()
     for name, run in zip(_names([run.path for run in runs]), runs, strict=True):
-        by_run[f"{name}\n(d = {run.model.latent_dim})"] = _array(run.model.reconstruct(shown.images()))
-    title = f"The first {len(shown)} {split_name} data, and the decoder's means at their posterior means"
-    figure = reconstructions(_array(shown.images()), by_run, title, runs[0].data_range)
+        by_run[f"{name}\n(d = {run.model.latent_dim})"] = _array(run.model.reconstruct(x))
+    title = f"The first {len(split)} {split_name} data, and the decoder's means at their posterior means"
+    figure = reconstructions(_array(x), by_run, title, runs[0].data_range)
     return _save(figure, runs[0].path, "reconstructions", out)
 
 
@@ -111,11 +95,10 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
 
 def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = None) -> list[Path]:
     """The decoder's means over the latent plane: equally spaced z, and quantiles of the prior on the unit square."""
-    if len(run.model.data_shape) != 3:
-        raise UsageError(f"{run.path}: a manifold is drawn for images, and these data are vectors")
-    if run.model.latent_dim != 2:
+    shape, latents = run.model.data_shape, run.model.latent_dim
+    if len(shape) != 3 or latents != 2:
         raise UsageError(
-            f"{run.path}: a manifold is drawn over 2 latents, and this model has {run.model.latent_dim}; "
+            f"{run.path}: a manifold is of images over 2 latents, and this model is of shape {shape} over {latents}; "
             "use plot_samples.py or plot_tsne.py"
         )
     name, places = run.path.name, (np.arange(count) + 0.5) / count

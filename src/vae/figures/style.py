@@ -5,21 +5,27 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from vae.errors import UsageError
+
+Array = NDArray[np.floating]
 # Okabe & Ito 2008: eight colours that people with any colour vision tell apart; for lines.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # Tol 2021, "muted", with black as the tenth: for classes of points, which also carry their names.
 CLASSES = (
     "#332288", "#DDCC77", "#117733", "#CC6677", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#000000",
 )  # fmt: skip
+# The line of each split, and the marker of its points if there are few.
+SPLITS = {"train": ("-", "o"), "test": ("--", "s"), "validation": (":", "^")}
 
 
-def figure(width: float, height: float) -> Figure:
-    """An empty figure, inches; made without pyplot, so that nothing global is touched."""
+def figure(width: float, height: float, title: str, size: float = 10) -> Figure:
+    """A figure with a title, inches and points; made without pyplot, so that nothing global is touched."""
     made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
+    made.suptitle(verbatim(title), fontsize=size)
     return made
 
 
@@ -28,26 +34,34 @@ def verbatim(name: str) -> str:
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def quiet(axes: Axes) -> None:
-    """A light grid, no frame on top and right."""
+def quiet(axes: Axes, **labels: str) -> None:
+    """Labels, a light grid, no frame on top and right."""
+    axes.set(**labels)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def zoom(axes: Axes, seen: Sequence[np.ndarray]) -> None:
-    """Leave the first few epochs of a long run out of the vertical range: they would flatten the rest."""
+def over_epochs(axes: Axes, seen: Sequence[np.ndarray]) -> None:
+    """Axes of curves over epochs; the vertical range leaves out the first of a long run, which would flatten the rest.
+
+    `seen` are the values of each curve.
+    """
     late = [values[max(1, len(values) // 20) :] if len(values) > 10 else values for values in seen]
-    late = [values for values in late if len(values)]
     if late:
         low, high = min(v.min() for v in late), max(v.max() for v in late)
         pad = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - pad, high + pad)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    quiet(axes, xlabel="epoch")
 
 
 def save(made: Figure, stem: Path) -> list[Path]:
-    """Write stem.png and stem.pdf; equal figures give equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write stem.png and stem.pdf; equal figures give equal files. UsageError if they cannot be written."""
     png, pdf = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf")
-    made.savefig(png, dpi=150)
-    made.savefig(pdf, dpi=150, metadata={"CreationDate": None})
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        made.savefig(png, dpi=150)
+        made.savefig(pdf, dpi=150, metadata={"CreationDate": None})
+    except OSError as error:
+        raise UsageError(f"{stem.parent}: cannot write figures there: {error.strerror}") from None
     return [png, pdf]

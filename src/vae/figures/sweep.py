@@ -1,58 +1,54 @@
 """The curves of a sweep: the ELBO against epochs, means over the seeds (after Chen 2020, figures 4.1 and 4.5)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from vae.figures.style import LINES, figure, quiet, verbatim, zoom
+from vae.figures.style import LINES, SPLITS, figure, over_epochs, verbatim
 
 History = Sequence[Mapping[str, Any]]
-Point = tuple[Mapping[str, str], Sequence[History]]
-_MARKERS = {"train": "o", "test": "s"}  # if there are few epochs
-_STYLES: dict[str, Literal["-", "--"]] = {"train": "-", "test": "--"}
+Point = tuple[str, str, Sequence[History]]
 
 
 def sweep(points: Sequence[Point], name: str, note: str = "") -> Figure:
     """One colour per value of the first key, one panel per combination of the others; train solid, test dashed.
 
-    `points` are the values of the grid's keys (without the seed's), and the metrics of each seed's run; the band is one
-    standard error over the seeds to either side. `name` is the config's, and `note` describes the values.
+    A point is the value of the first key, such as "beta = 4", those of the others, and the metrics of each seed's run;
+    the band is one standard error over the seeds to either side. `name` is the config's, and `note` describes the
+    values.
     """
-    panels: dict[tuple[str, ...], list[Point]] = {}
-    for label, histories in points:
-        panels.setdefault(tuple(f"{key} = {value}" for key, value in list(label.items())[1:]), []).append(
-            (label, histories)
-        )
-    colours = _colours(list(dict.fromkeys(_first(label) for label, _ in points)))
-    few = max(line["epoch"] for _, histories in points for history in histories for line in history) <= 5
+    panels: dict[str, list[tuple[str, Sequence[History]]]] = {}
+    for first, others, histories in points:
+        panels.setdefault(others, []).append((first, histories))
+    colours = _colours(list(dict.fromkeys(first for first, _, _ in points)))
+    few = max(line["epoch"] for _, _, histories in points for history in histories for line in history) <= 5
     across = 2 if len(panels) == 4 else min(3, len(panels))
     down = -(-len(panels) // across)
-    made = figure(2.0 + (5.2 if across == 1 else 4.0) * across, 0.8 + 3.6 * down)
-    grid = made.subplots(down, across, squeeze=False)
-    for axes, (title, of_panel) in zip(grid.flat, panels.items(), strict=False):
+    made = figure(2.0 + (5.2 if across == 1 else 4.0) * across, 0.8 + 3.6 * down, _title(points, name, note))
+    grid = list(made.subplots(down, across, squeeze=False).flat)
+    for axes, (title, of_panel) in zip(grid, panels.items(), strict=False):
         drawn: list[np.ndarray] = []
-        for label, histories in of_panel:
-            for split in _STYLES:
-                drawn += _draw(axes, histories, split, colours[_first(label)], few)
-        zoom(axes, drawn)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_title(verbatim(", ".join(title)), fontsize=10)
-        axes.set_xlabel("epoch")
-        quiet(axes)
-    for axes in list(grid.flat)[len(panels) :]:
+        for first, histories in of_panel:
+            for split in ("train", "test"):
+                drawn += _draw(axes, histories, split, colours[first], few)
+        over_epochs(axes, drawn)
+        axes.set_title(verbatim(title), fontsize=10)
+    for axes in grid[len(panels) :]:
         axes.remove()
-    for axes in grid[:, 0]:
+    for axes in grid[::across]:
         axes.set_ylabel("ELBO, nats per datum")
-    _share_range(list(grid.flat)[: len(panels)])
-    handles = _handles(colours, few)
+    _share_range(grid[: len(panels)])
+    handles = [Line2D([], [], color=colours[key], linewidth=3, label=verbatim(key)) for key in colours if key]
+    shade = "#555555" if handles else colours[""]
+    for split in ("train", "test"):
+        style, marker = SPLITS[split]
+        handles.append(Line2D([], [], color=shade, ls=style, marker=marker if few else None, label=split))
     made.legend(handles=handles, ncols=-(-len(handles) // 18), loc="outside right center", fontsize=9, frameon=False)
-    made.suptitle(verbatim(_title(points, name, note)), fontsize=10)
     return made
 
 
@@ -71,7 +67,8 @@ def _draw(axes: Axes, histories: Sequence[History], split: str, colour: Any, few
     epochs, mean, stderr = mean_curve(histories, split)
     if not len(epochs):
         return []
-    axes.plot(epochs, mean, _STYLES[split], color=colour, linewidth=1.5, marker=_MARKERS[split] if few else None)
+    style, marker = SPLITS[split]
+    axes.plot(epochs, mean, style, color=colour, linewidth=1.5, marker=marker if few else None)
     if len(histories) > 1 and len(epochs) == 1:
         axes.errorbar(epochs, mean, stderr, color=colour, capsize=4)
     elif len(histories) > 1:
@@ -80,27 +77,12 @@ def _draw(axes: Axes, histories: Sequence[History], split: str, colour: Any, few
     return [(mean - stderr)[late], (mean + stderr)[late]]
 
 
-def _first(label: Mapping[str, str]) -> str:
-    return next((f"{key} = {value}" for key, value in label.items()), "")
-
-
 def _colours(names: Sequence[str]) -> dict[str, Any]:
     """Colours that everyone can tell apart; for more values than those, a scale from dark to light."""
     if len(names) < len(LINES):  # the last, a yellow, hardly shows as a line
         return dict(zip(names, LINES, strict=False))
     scale = matplotlib.colormaps["viridis"]
     return dict(zip(names, scale(np.linspace(0, 0.92, len(names))), strict=True))
-
-
-def _handles(colours: Mapping[str, Any], few: bool) -> list[Line2D]:
-    values = [
-        Line2D([], [], color=colour, linewidth=3, label=verbatim(name)) for name, colour in colours.items() if name
-    ]
-    shade = "#555555" if values else next(iter(colours.values()))
-    return values + [
-        Line2D([], [], color=shade, linestyle=style, marker=_MARKERS[split] if few else None, label=split)
-        for split, style in _STYLES.items()
-    ]
 
 
 def _share_range(panels: Sequence[Axes]) -> None:
@@ -113,7 +95,7 @@ def _share_range(panels: Sequence[Axes]) -> None:
 
 
 def _title(points: Sequence[Point], name: str, note: str) -> str:
-    counts = sorted({len(histories) for _, histories in points})
+    counts = sorted({len(histories) for _, _, histories in points})
     text = f"{name}: training (mean over each epoch) and test"
     if counts[-1] > 1:
         count = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"

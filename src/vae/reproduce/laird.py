@@ -84,7 +84,7 @@ EXPERIMENTS = (
 
 def draw_figure_1(records: Chosen) -> Picture:
     """Training loss against updates, with the published line."""
-    made = figure(7, 5)
+    made = figure(7, 5, "")
     axes = made.subplots()
     for name, colour, label in (
         ("as_published", "#D55E00", "ours, as published (twice the KL, one noise per minibatch)"),

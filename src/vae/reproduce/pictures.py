@@ -22,7 +22,7 @@ def as_bytes(images: Tensor) -> Array:  # (N, C, H, W) in [0, 1] -> (N, H, W, C)
 def columns(pictures: Sequence[Array], titles: Sequence[str], black_on_white: bool) -> Figure:
     """Data in the first column, their reconstructions in the others; each (N, H, W, C), uint8."""
     count, width = len(pictures[0]), len(pictures)
-    made = figure(0.9 * width, 0.75 * count + 0.3)
+    made = figure(0.9 * width, 0.75 * count + 0.3, "")
     panels = made.subplots(count, width)
     for column, (images, title) in enumerate(zip(pictures, titles, strict=True)):
         panels[0, column].set_title(title, fontsize=9)
@@ -35,7 +35,7 @@ def columns(pictures: Sequence[Array], titles: Sequence[str], black_on_white: bo
 def sheet(images: Array, black_on_white: bool) -> tuple[Figure, Axes]:  # (rows, columns, H, W, C)
     """A square of pictures without gaps, row by row from the top; its axes have ticks for the caller to set."""
     rows, across, height, width, _ = images.shape
-    made = figure(7.5, 7.5)
+    made = figure(7.5, 7.5, "")
     axes = made.subplots()
     _show(axes, images.transpose(0, 2, 1, 3, 4).reshape(rows * height, across * width, -1), black_on_white)
     return made, axes
@@ -50,7 +50,7 @@ def _show(axes: Axes, image: Array, black_on_white: bool) -> None:
 
 def plane(panels: Mapping[str, tuple[Array, Array]]) -> Figure:
     """Points (N, 2) coloured by label, side by side under their titles, with one bar of colours."""
-    made = figure(7 * len(panels), 6)
+    made = figure(7 * len(panels), 6, "")
     for axes, (title, (points, labels)) in zip(
         np.atleast_1d(made.subplots(1, len(panels))), panels.items(), strict=True
     ):

@@ -14,7 +14,6 @@ import sklearn
 import torch
 
 from vae.config import load_yaml, plain, read, with_values
-from vae.data import load_data
 from vae.errors import TrainingFailed, UsageError
 from vae.files import read_log
 from vae.reproduce import records, report
@@ -22,6 +21,7 @@ from vae.reproduce.document import Document, Experiment, Made, Profile
 from vae.reproduce.records import COMMITTED
 from vae.reproduce.table import Row, table
 from vae.sweep.cell import Cell
+from vae.sweep.grid import check_cells
 from vae.sweep.run import run as train
 from vae.training.loading import load_run
 from vae.training.run_directory import commit, lock
@@ -66,7 +66,7 @@ class Task:
     def cell(self) -> Cell:
         """What trains it: a config file, a command and a run directory."""
         config = plain(self.settings)
-        return Cell(self.name, {}, config, self.out / "cells" / f"{self.name}.yaml", self.out / "runs" / self.name)
+        return Cell(self.name, config, self.out / "cells" / f"{self.name}.yaml", self.out / "runs" / self.name)
 
     def done(self) -> float:
         """The part of its training that is over, by its metrics."""
@@ -140,12 +140,12 @@ def make(tasks: Sequence[Task], processes: int | None, say: Say) -> None:
     trained = {task.name: task for task in tasks if task.experiment.trained}
     say(f"{len(tasks)} records to make, about {sum(t.minutes for t in tasks):.0f} minutes of one thread"
         if tasks else "every record is there")  # fmt: skip
-    for settings in {str(s.data): s.data for task in tasks if (s := task.settings)}.values():
-        load_data(settings)  # here, so that what is missing is one sentence, and is downloaded once
+    made = [task.cell() for task in trained.values()]
+    check_cells(made)
     if trained:
         with _time_left(list(trained.values()), say):
             failed = train(
-                [task.cell() for task in trained.values()],
+                made,
                 processes=processes,
                 say=say,
                 done=lambda cell: measure(trained[cell.name], cell.run, say),

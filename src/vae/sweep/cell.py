@@ -1,83 +1,81 @@
-"""A cell of a sweep: a config file, the command that trains it, and a run directory. Imports no torch."""
+"""A cell of a sweep: a config file, the process that trains it, and a run directory. Imports no torch."""
 
-import hashlib
+import ctypes
+import functools
 import json
-import re
+import os
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vae.config import dump, flatten
-from vae.files import UNSAFE, write_atomically
+from vae.files import write_atomically
 
-SEED = "train.seed"
+Say = Callable[[str], None]
+TRAIN = ("-m", "vae.commands.train")
+# Linux sends SIGTERM to a process that called this, which then saves its state, once its parent has ended in any way.
+END_WITH_PARENT = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep: its values of the grid's keys, its resolved config, its config file and its run directory."""
+    """One run of several: its name, its config, the file that holds it, and the directory of the run."""
 
     name: str
-    values: Mapping[str, Any]
     config: dict[str, Any]
     file: Path
     run: Path
+    values: Mapping[str, Any] = field(default_factory=dict)  # of the keys of a grid
 
     @property
     def log(self) -> Path:
         """The stderr of its process."""
         return self.file.with_suffix(".log")
 
-    def log_lines(self) -> list[str]:
-        """The lines of that log."""
-        return self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-
-    @property
-    def point(self) -> dict[str, Any]:
-        """The values without the seed."""
-        return {key: value for key, value in self.values.items() if key != SEED}
-
     def write(self) -> None:
-        """Write the config file, which begins with the command that trains it."""
-        command = shlex.join(["python", *_train("--config", self.file, "--out", self.run)])
+        """Write the config file, which begins with the command that trains it, and begin the log."""
+        command = shlex.join(["python", *TRAIN, "--config", str(self.file), "--out", str(self.run)])
         write_atomically(self.file, f"# {command}\n{dump(self.config)}".encode())
+        self.log.touch()
 
     def command(self) -> list[str]:
-        """The arguments of Python that train the cell, or continue what its run directory holds.
-
-        To continue, the settings are given again: places and device may have changed, and train.py refuses the others.
-        """
+        """The arguments of Python that train the cell, or continue what its run directory holds."""
         if not (self.run / "config.yaml").exists():
-            return _train("--config", self.file, "--out", self.run, "--no-figures")
+            return [*TRAIN, "--no-figures", "--config", str(self.file), "--out", str(self.run)]
+        # The settings are given again: places and device may have changed, and train.py refuses the others.
         settings = [f"{key}={json.dumps(value)}" for key, value in flatten(self.config).items()]
-        return _train("--resume", self.run, "--no-figures", "--set", *settings)
+        return [*TRAIN, "--no-figures", "--resume", str(self.run), "--set", *settings]
 
 
-def _train(*arguments: str | Path) -> list[str]:
-    return ["-m", "vae.commands.train", *map(str, arguments)]
+Ended = Generator[tuple[Cell, int], None, None]  # cells, each with the exit status of its process
 
 
-def cell_name(values: Mapping[str, Any]) -> str:
-    """The name of a cell; it does not depend on the order of the keys or on the rest of the grid."""
-    short = short_names(values)
-    texts = {key: value_text(values[key]) for key in sorted(values)}
-    name = ",".join(f"{short[key]}={re.sub(UNSAFE, '-', text)}" for key, text in texts.items())
-    if len(name) <= 150 and not any(re.search(UNSAFE, text) for text in texts.values()):
-        return name
-    return f"{name[:150]},{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}"
+def start(cell: Cell, threads: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the command of a cell, in a session of its own, so that Ctrl-C reaches it only through `stop`."""
+    with cell.log.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", *cell.command()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **environment},
+            start_new_session=True,
+            preexec_fn=END_WITH_PARENT,
+        )
 
 
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each dotted key, or the whole key if two share that part."""
-    keys = list(keys)
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
-
-
-def value_text(value: Any) -> str:
-    """A value as it is written in names and tables: 10, mlp, 512-256."""
-    if isinstance(value, list) and not any(isinstance(inner, list | dict) for inner in value):
-        return "-".join(map(value_text, value))
-    return value if isinstance(value, str) else json.dumps(value)
+def stop(processes: Sequence[Any]) -> None:
+    """Tell processes to save and stop, and wait for them; a second signal kills them."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.wait()
+    finally:
+        for process in processes:
+            process.kill()  # which does nothing to one that has ended

@@ -1,93 +1,107 @@
 """From a config and a grid to the cells of a sweep, with all checks that can be made before training."""
 
+import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vae.config import dump, load_yaml, override, plain, read, with_values
+from vae.config import load_yaml, override, plain, read, with_values
 from vae.data import load_data
-from vae.errors import ConfigError, UsageError, VaeError
-from vae.evaluation.report import read_evaluation
-from vae.sweep.cell import Cell, cell_name, value_text
+from vae.errors import ConfigError, UsageError
+from vae.files import UNSAFE
+from vae.sweep.cell import Cell
 from vae.training.build import build_model, choose_device, with_likelihood
-from vae.training.checkpoint import read_values
 from vae.training.checks import check
-from vae.training.loading import checkpoints
-from vae.training.progress import Progress
-from vae.training.run import plan_of
-from vae.training.run_directory import open_config, other_settings
+from vae.training.run_directory import other_settings
 from vae.training.settings import Settings, read_settings
 
+SEED = "train.seed"
 Grid = Mapping[str, Sequence[Any]]
 
 
-def cells(config: str | Path, grid: Grid, overrides: Sequence[str], folder: Path, *, here: bool = True) -> list[Cell]:
-    """Every cell of a grid over a config file; ConfigError if one cannot be trained.
-
-    Each data set is read once (and downloaded if missing, before several processes would do so), and a model is built
-    for each combination apart from the seed. `here`: the cells will be trained on this machine's devices.
-    """
-    twice = grid.keys() & {assignment.partition("=")[0] for assignment in overrides}
-    if twice:
-        raise ConfigError(f"--grid {min(twice)}: is also given by --set; leave it out of one")
-    raw, found = override(load_yaml(config), overrides), dict[str, tuple[dict[str, Any], Settings]]()
+def cells(config: str | Path, grid: Grid, overrides: Sequence[str], folder: Path) -> list[Cell]:
+    """Every cell of a grid over a config file; ConfigError if a value is wrong."""
+    for key, given in grid.items():
+        if any(assignment.partition("=")[0] == key for assignment in overrides):
+            raise ConfigError(f"--grid {key}: is also given by --set; leave it out of one")
+        if len(set(map(value_text, given))) < len(given):
+            raise ConfigError(f"--grid {key}: a value is given twice")
+    raw, made = override(load_yaml(config), overrides), list[Cell]()
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
-        name = cell_name(values)
-        if name in found:
-            same = next(key for key, given in grid.items() if len({value_text(v) for v in given}) < len(given))
-            raise ConfigError(f"--grid {same}: a value is given twice")
-        found[name] = values, read(Settings, with_values(raw, values), str(config), overrides, grid)
-    texts = {name: dump(plain(settings.data)) for name, (_, settings) in found.items()}
-    made = dict[str, Cell]()
-    for _, names in itertools.groupby(sorted(found, key=texts.__getitem__), texts.__getitem__):
-        data, seen = None, list[dict[str, Any]]()
-        for name in names:
-            values, settings = found[name]
-            data = data or load_data(settings.data)
-            settings = with_likelihood(settings, data.kind)
-            files = folder / "cells" / f"{name}.yaml", folder / "runs" / name
-            cell = made[name] = Cell(name, values, plain(settings), *files)
-            if cell.point in seen:
-                continue
-            seen.append(cell.point)
+        name, settings = cell_name(values), read(Settings, with_values(raw, values), str(config), overrides, grid)
+        made.append(Cell(name, plain(settings), folder / "cells" / f"{name}.yaml", folder / "runs" / name, values))
+    return made
+
+
+def check_cells(cells: Iterable[Cell], here: bool = True) -> None:
+    """ConfigError if a cell cannot be trained; what its config leaves to defaults and to the data is filled in.
+
+    Each data set is read once (and downloaded if missing, before several processes would do so), and a model is built
+    for each config apart from the seed. `here`: the cells will be trained on this machine's devices.
+    """
+    data, checked = None, list[Settings]()
+    for cell in sorted(cells, key=lambda cell: json.dumps(cell.config["data"])):
+        settings = read_settings(cell.config)
+        if data is None or data.settings != settings.data:
+            data = load_data(settings.data)
+        settings = with_likelihood(settings, data.kind)
+        cell.config.update(plain(settings))
+        apart_from_seed = replace(settings, train=replace(settings.train, seed=0))
+        if apart_from_seed not in checked:
             try:
                 if here:
                     choose_device(settings.train.device, settings.train.precision)
                 check(settings, data, build_model(settings.model, data.shape, settings.train.seed))
             except ConfigError as error:
-                raise ConfigError(f"{name}: {error}") from None
-    return [made[name] for name in found]
+                raise ConfigError(f"{cell.name}: {error}") from None
+            checked.append(apart_from_seed)
 
 
-def finished_evaluation(cell: Cell) -> dict[str, Any] | None:
-    """The test evaluation of a finished cell; None if the cell has yet to be trained or evaluated."""
-    record, settings = read_evaluation(cell.run), read_settings(cell.config)
-    try:
-        values: dict[str, Any] = {name: read_values(file) for name, file in checkpoints(cell.run).items()}
-        finished = Progress(**values["last"]["progress"]).finished(plan_of(settings))
-        opened = next(iter(values.values()))  # best, if there is one
-        same = not other_settings(read_settings(open_config(cell.run)), settings)
-        return record if record and finished and same and record["step"] == opened["step"] else None
-    except (VaeError, KeyError, TypeError):
-        return None
-
-
-def check_directory(folder: Path, made: Sequence[Cell]) -> None:
+def check_directory(folder: Path, cells: Iterable[Cell]) -> None:
     """UsageError if a directory holds anything but these cells, or some of them: a sweep may only be added to."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; --out names a directory")
     elsewhere = "choose another directory with --out"
-    files = {p.name for p in folder.iterdir()} - {".lock", ".sweep.yaml.partial"} if folder.exists() else set()
-    if files and "sweep.yaml" not in files:
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; --out names a directory")
+    if folder.exists() and {file.name for file in folder.iterdir()} - {".lock"} and not (folder / "cells").exists():
         raise UsageError(f"{folder}: holds other files and is not a sweep; {elsewhere}")
-    left = sorted({file.stem for file in (folder / "cells").glob("*.yaml")} - {cell.name for cell in made})
-    if left:
-        raise UsageError(
-            f"{folder}: holds a sweep with {left[0]}, which this --grid leaves out; repeat its values (you may add "
-            f"more), or {elsewhere}"
-        )
-    for cell in made:
-        if cell.file.exists() and (changed := other_settings(read_settings(cell.file), read_settings(cell.config))):
+    ours = {cell.file: cell for cell in cells}
+    for file in sorted((folder / "cells").glob("*.yaml")):
+        if file not in ours:
+            raise UsageError(
+                f"{folder}: holds a sweep with {file.stem}, which this --grid leaves out; repeat its values (you may "
+                f"add more), or {elsewhere}"
+            )
+        changed = other_settings(read_settings(file), read_settings(ours[file].config))
+        if changed:
             raise UsageError(f"{folder}: holds a sweep of another config: {', '.join(changed)} differ; {elsewhere}")
+
+
+# ------------------------------------------------------------------------------------- names
+
+
+def cell_name(values: Mapping[str, Any]) -> str:
+    """The name of a cell; it does not depend on the order of the keys or on the rest of the grid."""
+    short = short_names(values)
+    texts = {short[key]: value_text(values[key]) for key in sorted(values)}
+    name = ",".join(f"{key}={re.sub(UNSAFE, '-', text)}" for key, text in texts.items())
+    if len(name) <= 150 and not any(re.search(UNSAFE, text) for text in texts.values()):
+        return name
+    return f"{name[:150]},{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each dotted key, or the whole key if two share that part."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: part if list(last.values()).count(part) == 1 else key for key, part in last.items()}
+
+
+def value_text(value: Any) -> str:
+    """A value as it is written in names and tables: 10, mlp, 512-256."""
+    if isinstance(value, list) and not any(isinstance(inner, list | dict) for inner in value):
+        return "-".join(map(value_text, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -29,7 +29,7 @@ def over_seeds(records: Chosen, experiment: str, *keys: str) -> tuple[float, flo
 
 def losses(records: Chosen, bottom: float) -> Picture:
     """Figures 4.1 and 4.5: test loss and test reconstruction error against d."""
-    made = figure(6.4, 4.8)
+    made = figure(6.4, 4.8, "")
     axes = made.subplots()
     for label, key, colour in (
         ("Test reconstruction error", "reconstruction", "red"),
@@ -75,7 +75,7 @@ def manifold(records: Chosen) -> Picture:
 
 def training(records: Chosen) -> Picture:
     """Figure 4.9: training loss and reconstruction error against epochs, a line per seed."""
-    made = figure(12, 4.8)
+    made = figure(12, 4.8, "")
     panels = zip(made.subplots(1, 2), "ab", NETWORKS.values(), records.values(), strict=True)
     for axes, letter, words, of_seeds in panels:
         for record in of_seeds:
@@ -99,7 +99,7 @@ def training(records: Chosen) -> Picture:
 def traversals(records: Chosen) -> Picture:
     """The outlook: a row for each of the eight latents of largest KL, from -3 to 3, by beta."""
     by_beta = sorted(zip(BETAS, map(arrays, records.values()), strict=True), key=lambda pair: pair[0])
-    made = figure(4 * len(by_beta), 3.6)
+    made = figure(4 * len(by_beta), 3.6, "")
     for axes, (beta, of) in zip(made.subplots(1, len(by_beta)), by_beta, strict=True):
         images = of["traversals"].reshape(8, 10, 28, 28)
         axes.imshow(images.transpose(0, 2, 1, 3).reshape(8 * 28, 10 * 28), cmap="gray_r")

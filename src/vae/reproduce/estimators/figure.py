@@ -33,7 +33,8 @@ _LOOKS = {  # estimator: label, colour, marker
 def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
     """Six panels of the tables of a study (its rows by the keys of `HEADINGS`); `name` is that of the VAE."""
     known, noise, data = tables["known"], tables["vae_noise"], tables["vae_minibatches"]
-    made = figure(16, 9)
+    title = "Gradient estimators: measured points (bars: 2 standard errors); lines: theory; dotted: guides"
+    made = figure(16, 9, title, size=12)
     panels = made.subplots(2, 3)
     theta, L = max(row["theta"] for row in known), min(row["num_samples"] for row in known if row["theta"] == 0)
     by_theta = [row for row in known if row["num_samples"] == L]
@@ -60,7 +61,6 @@ def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         quiet(axes)
-    made.suptitle("Gradient estimators: measured points (bars: 2 standard errors); lines: theory; dotted: guides")
     return made
 
 

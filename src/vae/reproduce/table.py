@@ -16,8 +16,9 @@ INFINITE = 1e6  # degrees of freedom of a standard error over the test data
 
 
 def table(document: Document, records: Mapping[str, Sequence[Record]]) -> list[Row]:
-    """A row for each quantity of a document, from its records."""
-    return [row(document, quantity, records) for quantity in document.quantities]
+    """A row for each quantity of a document, from its records, in the order of its figures."""
+    ordered = sorted(document.quantities, key=lambda quantity: document.labels().index(quantity.figure))
+    return [row(document, quantity, records) for quantity in ordered]
 
 
 def row(document: Document, quantity: Quantity, records: Mapping[str, Sequence[Record]]) -> Row:
@@ -89,8 +90,9 @@ def _verdict(quantity: Quantity, ours: float | None, interval: Sequence[float] |
     if quantity.short:
         return "not replicated", quantity.short
     if quantity.claim:
-        low, high = interval or (ours, ours)
-        verdict = "holds" if low > 0 else "does not hold" if high < 0 else "mixed"
+        if interval is None:
+            return "mixed", "a single seed has no interval"
+        verdict = "holds" if interval[0] > 0 else "does not hold" if interval[1] < 0 else "mixed"
         return verdict, quantity.why if verdict != "holds" else ""
     if quantity.published is None:
         return "measured", "no number in the document"

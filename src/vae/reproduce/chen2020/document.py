@@ -112,7 +112,7 @@ def _claims(name: str) -> Iterator[Quantity]:
     d2, d20, d25 = (f"{name}_d{d}" for d in (2, 20, 25))
     yield Quantity(
         losses, f"all values lie above {bottom:g}, where the axis begins", tuple(f"{name}_d{d}" for d in DIMENSIONS),
-        lambda *found: min(results["test"]["reconstruction"]["mean"] for results in found) - bottom, claim=True,
+        lambda *found: difference(min(map(at("test", "reconstruction"), found)), Number(bottom, 0.0)), claim=True,
     )  # fmt: skip
     yield Quantity(
         losses, "d = 20 is sufficient: d = 25 gains less than 1 nat of test loss", (d20, d25), _suffices, claim=True,
@@ -170,7 +170,7 @@ def _quantities() -> Iterator[Quantity]:
         ("cifar10_conv", "cifar10_fc"), _less(at("sharpness")), claim=True,
     )  # fmt: skip
     for identity in IDENTITIES:
-        within = partial(lambda results, identity: 1e-12 - results["errors"][identity], identity=identity)
+        within = partial(lambda results, key: Number(1e-12 - results["errors"][key], 0.0), key=identity)
         yield Quantity("chapter 3", f"{identity} holds to 1e-12", ("identities",), within, claim=True)
 
 

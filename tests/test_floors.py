@@ -34,7 +34,7 @@ BUDGETS = {
     "data": 918,
     "models": 602,
     "objectives": 411,
-    "algorithms": 364,
+    "algorithms": 316,
     "evaluation": 1_772,
     "training": 1_800,
     "figures": 603,

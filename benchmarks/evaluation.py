@@ -44,7 +44,7 @@ def images() -> vae.Data:
 def jobs(model: vae.VAE, test: Split) -> dict[str, Callable[[], torch.Tensor]]:
     """The evaluations by name: each gives what it estimates, a value per datum."""
     sandwich, codes = simulated(model, 31, 0)
-    both = SandwichedAnnealing(vae.Annealed(num_samples=15), codes)
+    both = SandwichedAnnealing(num_samples=15, codes=codes)
 
     def by(estimator: object, n: int) -> Callable[[], torch.Tensor]:
         return lambda: measure(model, test.first(n), estimator, name="test")["log_p_x"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 import vae
 from tests.oracles import z_score
-from vae.data import DATASETS, Loader, Resident, files, kind_of, splits
+from vae.data import DATASETS, PIXELS, Loader, Resident, files, kind_of
 from vae.errors import ConfigError, DataError, UsageError
 from vae.randomness import Streams
 from vae.training.run import train
@@ -171,8 +171,8 @@ def test_dynamic_pixels_are_drawn_anew_for_training_and_fixed_for_evaluation():
 def test_the_first_data_of_a_split_are_drawn_alone_and_the_same(monkeypatch):
     data = vae.load_data("digits", pixels="dynamic", validation_size=200)
     whole = {name: data.evaluation_split(name) for name in ("train", "validation", "test")}
-    drawn, real = [], splits.binarize
-    monkeypatch.setattr(splits, "binarize", lambda rule, x, *more: (drawn.append(len(x)), real(rule, x, *more))[1])
+    drawn, real = [], PIXELS["dynamic"]
+    monkeypatch.setitem(PIXELS, "dynamic", lambda images, *more: (drawn.append(len(images)), real(images, *more))[1])
     for name, split in whole.items():
         first = data.evaluation_split(name, 7)
         assert torch.equal(first.x, split.x[:7])

@@ -31,16 +31,16 @@ BUDGETS = {
     "vae": 1_747,
     "distributions": 1_561,
     "likelihoods": 559,
-    "data": 918,
+    "data": 895,
     "models": 602,
     "objectives": 438,
-    "algorithms": 364,
-    "evaluation": 1_772,
+    "algorithms": 316,
+    "evaluation": 1_725,
     "training": 1_800,
     "figures": 540,
-    "sweep": 538,
-    "reproduce": 751,
-    "commands": 874,
+    "sweep": 547,
+    "reproduce": 2_382,
+    "commands": 959,
 }
 
 

@@ -552,7 +552,7 @@ def test_the_sandwich_closes_on_simulated_data():
     model = problem.model()
     split, codes = simulated(model, 5, seed=0)
     exact = problem.log_p_x(split.x).mean().item()
-    columns = measure(model, split, SandwichedAnnealing(Annealed(num_samples=200), codes), name="simulated")
+    columns = measure(model, split, SandwichedAnnealing(num_samples=200, codes=codes), name="simulated")
     lower, upper = columns["log_p_x"].mean().item(), columns["upper"].mean().item()
     slack = 4.5 * columns.monte_carlo_error()
     assert lower - slack < exact < upper + slack
@@ -566,7 +566,7 @@ def sandwich_of_known_weights(monkeypatch):
     monkeypatch.setattr("vae.evaluation.annealed.anneal", lambda *args, **how: (log_w, torch.ones(2)))
     problem = near_posterior()
     x, model = problem.data(2), problem.model()
-    sandwich = SandwichedAnnealing(Annealed(num_samples=2, chains=3, num_leapfrog=1), torch.zeros(2, 2))
+    sandwich = SandwichedAnnealing(num_samples=2, chains=3, num_leapfrog=1, codes=torch.zeros(2, 2))
     return measure(model, split_of(x), sandwich, name="t")
 
 
@@ -698,7 +698,7 @@ def test_annealing_from_q_misses_what_q_misses_from_the_prior_does_not_and_the_s
     assert missed.any()
     assert (from_q["error"][missed] < 0.2).all()
     assert ((from_prior["log_p_x"] - exact)[both_seen].abs() < 0.5).all()
-    sandwich = measure(model, split, SandwichedAnnealing(Annealed(**quick), codes), name="simulated")
+    sandwich = measure(model, split, SandwichedAnnealing(**quick, codes=codes), name="simulated")
     unseen = codes[:, 0] < -0.8  # where the code that made the datum is the mode that q does not see
     assert ((sandwich["upper"] - sandwich["log_p_x"])[unseen] > 0.3).any()
 

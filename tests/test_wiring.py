@@ -25,7 +25,7 @@ from vae.commands.base import command
 from vae.commands.encode import main as encode
 from vae.commands.evaluate import main as evaluate
 from vae.commands.train import main as train_command
-from vae.data import Data, DataSettings, Split, files, read_user_split
+from vae.data import PIXELS, Data, DataSettings, Split, files, read_user_split
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line
 from vae.files import Log
@@ -315,10 +315,8 @@ def test_the_values_of_a_checkpoint_are_read_from_its_header_alone(tmp_path, mon
 
 
 def test_fit_draws_no_more_pixels_than_it_looks_at(monkeypatch):
-    from vae.data import splits
-
-    sizes, real = [], splits.binarize
-    monkeypatch.setattr(splits, "binarize", lambda rule, x, *rest: (sizes.append(len(x)), real(rule, x, *rest))[1])
+    sizes, real = [], PIXELS["dynamic"]
+    monkeypatch.setitem(PIXELS, "dynamic", lambda images, *rest: (sizes.append(len(images)), real(images, *rest))[1])
     data = vae.load_data("digits", pixels="dynamic")
     sizes.clear()
     vae.fit(vae.build(config()), data, epochs=1, verbose=False)

@@ -10,44 +10,45 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from vae.errors import ConfigError
-from vae.schema import NonNegative, Positive
+from vae.schema import NonNegative, Positive, fitted
 
 # Switches of how an optimizer computes, not of what: the library sets `fused` itself, and checkpoints leave them out.
 HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
 
 
 class OptimizerRow:
-    """A class of torch.optim as a row of the table: its keyword parameters with defaults are its options."""
+    """A class of torch.optim as a row of the table: its parameters whose defaults are numbers are its options."""
 
     def __init__(self, cls: type[Optimizer]) -> None:
-        self.cls = cls
-        self.__doc__ = f"torch.optim.{cls.__name__}."
-        defaults = {
-            p.name: p.default
-            for p in list(inspect.signature(cls).parameters.values())[1:]
-            if p.name not in HOW and _is_number(p.default)
-        }
-        self.option_types = {name: _type(name, default) for name, default in defaults.items()}
+        self.cls, self.__doc__ = cls, f"torch.optim.{cls.__name__}."
+        first, *others = inspect.signature(cls).parameters.values()
+        types = {p.name: _type(p.name, p.default) for p in others if p.name not in HOW}
+        self.option_types = {name: type_ for name, type_ in types.items() if type_ is not None}
+        options = (p for p in others if p.name in self.option_types)
         self.__signature__ = inspect.Signature(
-            [
-                inspect.Parameter("parameters", inspect.Parameter.POSITIONAL_ONLY),
-                *(
-                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_value(default))
-                    for name, default in defaults.items()
-                ),
-            ]
+            [first, *(p.replace(kind=p.KEYWORD_ONLY, default=fitted(types[p.name], p.default)) for p in options)]
         )
 
-    def __call__(self, parameters: Iterable[nn.Parameter], /, **options: Any) -> Optimizer:
+    def __call__(self, params: Iterable[nn.Parameter], **options: Any) -> Optimizer:
         """The optimizer over the parameters, fused if it has such a form. ConfigError if torch refuses the options."""
-        parameters = list(parameters)
-        fused = "fused" in inspect.signature(self.cls).parameters
-        if self.cls is torch.optim.Adagrad and any(p.is_cuda for p in parameters):
-            fused = False  # its fused form is for the CPU
+        params = list(params)
+        only_for_cpu = self.cls is torch.optim.Adagrad and any(p.is_cuda for p in params)
+        if "fused" in inspect.signature(self.cls).parameters and not only_for_cpu:
+            options["fused"] = True
         try:
-            return self.cls(parameters, **options, **({"fused": True} if fused else {}))  # type: ignore[arg-type]
+            return self.cls(params, **options)
         except ValueError as error:
             raise ConfigError(f"train.optimizer: torch.optim.{self.cls.__name__} refuses: {error}") from None
+
+
+def _type(name: str, default: Any) -> Any:
+    """The type of an option, by its default; None if that is no number, switch or tuple of numbers."""
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, int | float):
+        return Positive if name == "lr" else NonNegative if default >= 0 else float
+    numbers = isinstance(default, tuple) and all(isinstance(value, int | float) for value in default)
+    return tuple[(float,) * len(default)] if numbers else None  # type: ignore[misc]
 
 
 _PASSED_ON = ("amsgrad", "lr", "weight_decay", "eps", "maximize", "capturable", "decoupled_weight_decay")
@@ -74,25 +75,6 @@ def optimizer_step(optimizer: Optimizer) -> None:
     gradients: list[Any] = [p.grad for p in parameters]
     with torch.no_grad():
         adam(parameters, gradients, moments, squares, largest, counts, fused=True, **options)
-
-
-def _is_number(default: Any) -> bool:
-    """A number, a switch, or a tuple of numbers."""
-    return all(map(_is_number, default)) if isinstance(default, tuple) else isinstance(default, bool | int | float)
-
-
-def _value(default: Any) -> Any:
-    if isinstance(default, tuple):
-        return tuple(map(_value, default))
-    return float(default) if type(default) is int else default
-
-
-def _type(name: str, default: Any) -> Any:
-    if isinstance(default, bool):
-        return bool
-    if isinstance(default, tuple):
-        return tuple[(float,) * len(default)]  # type: ignore[misc]
-    return Positive if name == "lr" else NonNegative if default >= 0 else float
 
 
 OPTIMIZERS: dict[str, OptimizerRow] = {

@@ -1,74 +1,44 @@
 """Schedules of the learning rate.
 
-A schedule is a pure function of the epoch (a fraction within one) and the epochs of the run, so a resumed run has
-nothing to restore.
+A schedule is a pure function of the epoch (a fraction within one) and the epochs of the run in all, so a resumed run
+has nothing to restore. It gives the factor of the learning rate; its keyword-only parameters are its options.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from vae.schema import Count, NonNegative, Positive
 
 
-@dataclass(frozen=True, kw_only=True)
-class Constant:
+def constant(epoch: float, total: float) -> float:
     """The learning rate stays as it is."""
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """1."""
-        return 1.0
+    return 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepDecay:
+def step(epoch: float, total: float, *, every: Count = 10, gamma: Positive = 0.5) -> float:
     """The learning rate is multiplied by gamma every `every` epochs."""
-
-    every: Count = 10
-    gamma: Positive = 0.5
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """gamma^floor(epoch / every)."""
-        return self.gamma ** (epoch // self.every)
+    return gamma ** (epoch // every)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exponential:
+def exponential(epoch: float, total: float, *, gamma: Positive = 0.95) -> float:
     """The learning rate is multiplied by gamma each epoch."""
-
-    gamma: Positive = 0.95
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """gamma^floor(epoch)."""
-        return self.gamma ** math.floor(epoch)
+    return gamma ** math.floor(epoch)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
+def cosine(epoch: float, total: float, *, final: NonNegative = 0.0) -> float:
     """The learning rate falls along half a cosine to `final` times its value at the end of the run."""
-
-    final: NonNegative = 0.0
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """final + (1 - final) (1 + cos(pi epoch / epochs)) / 2."""
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / epochs)))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / total)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class WarmUp:
+def warm_up(epoch: float, total: float, *, epochs: Positive = 1.0) -> float:
     """The learning rate rises linearly over the first epochs, then stays."""
-
-    epochs: Positive = 1.0
-
-    def __call__(self, epoch: float, epochs: float) -> float:
-        """min(1, epoch / self.epochs), and never 0."""
-        return min(1.0, max(epoch, 1e-3 * self.epochs) / self.epochs)
+    return min(1.0, max(epoch, 1e-3 * epochs) / epochs)  # never 0
 
 
-SCHEDULES: dict[str, Callable[..., Callable[[float, float], float]]] = {
-    "constant": Constant,
-    "step": StepDecay,
-    "exponential": Exponential,
-    "cosine": Cosine,
-    "warm_up": WarmUp,
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "step": step,
+    "exponential": exponential,
+    "cosine": cosine,
+    "warm_up": warm_up,
 }

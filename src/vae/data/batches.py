@@ -43,19 +43,15 @@ class Resident:
         self.smallest_batch = self.num_data % batch_size or batch_size
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Batch]:
-        """The minibatches of an epoch from number `start` on; the last may be smaller."""
-        for rows in self.order(epoch).split(self.batch_size)[start:]:
-            yield self.minibatch(rows, streams)
+        """The minibatches of an epoch from number `start` on, as stored; the last may be smaller.
 
-    def order(self, epoch: int) -> Tensor:
-        """The order of the data in an epoch, (N,)."""
-        return permutation(self.seed, epoch, self.num_data).to(self.x.device)
-
-    def minibatch(self, rows: Tensor, streams: Streams) -> Batch:
-        """The data of these rows (M,) as stored; if they are dynamic, as binary pixels drawn anew."""
-        x = self.x.index_select(0, rows)
-        x = draw(expand(x, self.scale, self.dtype), streams.pixels) if self.dynamic else x
-        return Batch(x, None if self.y is None else self.y.index_select(0, rows))
+        If the data are dynamic, their binary pixels are drawn anew.
+        """
+        order = permutation(self.seed, epoch, self.num_data).to(self.x.device)
+        for rows in order.split(self.batch_size)[start:]:
+            x = self.x.index_select(0, rows)
+            x = draw(expand(x, self.scale, self.dtype), streams.pixels) if self.dynamic else x
+            yield Batch(x, None if self.y is None else self.y.index_select(0, rows))
 
     def example(self, streams: Streams) -> Batch:
         """The first minibatch of the first epoch."""
@@ -80,6 +76,7 @@ class Loader:
     """
 
     exact_within_epochs = False
+    expand = None  # a loader gives images
 
     def __init__(
         self, loader: Any, shape: tuple[int, ...], support: str, device: torch.device, dtype: torch.dtype
@@ -118,10 +115,6 @@ class Loader:
     def example(self, streams: Streams) -> Batch:
         """A stand-in for a minibatch, on [0, 1]: taking one from the loader would change its order."""
         return Batch(streams.draw({"x": Noise("uniform", (self.batch_size, *self.shape))}, self.dtype)["x"])
-
-    def expand(self, stored: Tensor) -> Tensor:
-        """The minibatch itself: a loader gives images."""
-        return stored
 
     def state(self) -> dict[str, Tensor]:
         """The state of the loader's generator, if it has one of its own."""

@@ -16,22 +16,22 @@ from vae.schema import Count, Index, Interval
 Side = Annotated[int, Interval(1, 10_000)]
 
 
+class Arrays(NamedTuple):
+    """The data of a split as read."""
+
+    x: Any  # (N, *shape) uint8 or float
+    y: Any | None = None  # (N,), labels
+    places: Any | None = None  # (N,), of the data in the file; None if the split keeps its order
+
+
 class Raw(NamedTuple):
-    """A data set as read: its training and test splits, and the rule that made them.
+    """A data set as read: its training and test splits, and the rule that made them."""
 
-    `index_*` are the places of the data in the file, None if the split keeps its order; `gap` data are left out
-    between training and validation, if neighbours are alike.
-    """
-
-    x_train: Any  # (N, *shape) uint8 or float
-    x_test: Any
-    y_train: Any | None
-    y_test: Any | None
+    train: Arrays
+    test: Arrays
     rule: str
     classes: tuple[str, ...] = ()  # if the files name them
-    index_train: Any | None = None
-    index_test: Any | None = None
-    gap: int = 0
+    gap: int = 0  # how many data are left out between training and validation, as neighbours are alike
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class DatasetRow:
         return self.read(root, seed, **options)
 
 
-def _seeded_split(x: Any, y: Any | None, test_size: int, seed: int, **more: Any) -> Raw:
-    """A seeded permutation, of which the last `test_size` are for testing."""
+def _seeded_split(x: Any, y: Any | None, test_size: int | None, seed: int, classes: tuple[str, ...] = ()) -> Raw:
+    """A seeded permutation, of which the last `test_size` (a tenth) are for testing."""
+    test_size = test_size or max(1, len(x) // 10)
     if not 0 < test_size < len(x):
         raise DataError(f"data.test_size: {test_size} test data of {len(x)} in all leave nothing to train on")
     order = np.random.default_rng(derive(seed, "split")).permutation(len(x))
-    train, test = order[:-test_size], order[-test_size:]
-    y_train, y_test = (None, None) if y is None else (y[train], y[test])
-    rule = f"{test_size} of {len(x)} drawn at random (data.seed {seed}) to test"
-    return Raw(x[train], x[test], y_train, y_test, rule, index_train=train, index_test=test, **more)
+    places = order[:-test_size], order[-test_size:]
+    train, test = (Arrays(x[rows], None if y is None else y[rows], rows) for rows in places)
+    return Raw(train, test, f"{test_size} of {len(x)} drawn at random (data.seed {seed}) to test", classes)
 
 
 def _channels_first(x: Any) -> Any:
@@ -74,13 +74,11 @@ def _torchvision(source: files.Torchvision, shape: tuple[int, int, int], classes
         arrays = root / f"{source.name.lower()}.npz"
         if arrays.exists():
             raw = split_arrays(files.read_npz(arrays), str(arrays), seed, None)
-            if raw.x_train.shape[1:] != shape:
-                raise DataError(f"{arrays}: holds data of shape {raw.x_train.shape[1:]}, and {source.name} has {shape}")
+            if (found := raw.train.x.shape[1:]) != shape:
+                raise DataError(f"{arrays}: holds data of shape {found}, and {source.name} has {shape}")
             return raw
-        (x_train, y_train), (x_test, y_test) = files.read_torchvision(source, root)
-        x_train, x_test = _channels_first(x_train), _channels_first(x_test)
-        rule = f"the published split, {len(x_train)} to train and {len(x_test)} to test"
-        return Raw(x_train, x_test, y_train, y_test, rule)
+        train, test = (Arrays(_channels_first(x), y) for x, y in files.read_torchvision(source, root))
+        return Raw(train, test, f"the published split, {len(train.x)} to train and {len(test.x)} to test")
 
     read.__doc__ = (
         f"{source.name} from {source.name.lower()}.npz in the data root, if it is there (as npz, below); else through "
@@ -109,8 +107,8 @@ def _frey_face(
     if first - gap < 1:
         raise DataError(f"data.test_size: {test_size} and data.gap {gap} leave no frame to train on, of {len(faces)}")
     rule = f"the last {test_size} frames to test, the {gap} before them left out"
-    index = np.arange(first, len(faces))
-    return Raw(faces[: first - gap], faces[first:], None, None, rule, index_test=index, gap=gap)
+    test = Arrays(faces[first:], places=np.arange(first, len(faces)))
+    return Raw(Arrays(faces[: first - gap]), test, rule, gap=gap)
 
 
 def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
@@ -142,17 +140,19 @@ def split_arrays(arrays: Mapping[str, Any], path: str, seed: int, test_size: int
             raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
         if "y" in arrays:
             raise DataError(f"{path}: holds y beside x_train and x_test; name the labels y_train and y_test")
-        x_train, y_train = files.checked(arrays["x_train"], arrays.get("y_train"), f"{path}: x_train")
-        x_test, y_test = files.checked(arrays["x_test"], arrays.get("y_test"), f"{path}: x_test")
-        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        train, test = (
+            Arrays(*files.checked(arrays[f"x_{name}"], arrays.get(f"y_{name}"), f"{path}: x_{name}"))
+            for name in ("train", "test")
+        )
+        if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
             raise DataError(
-                f"{path}: x_train is {x_train.dtype} {x_train.shape} and x_test is {x_test.dtype} {x_test.shape}; "
+                f"{path}: x_train is {train.x.dtype} {train.x.shape} and x_test is {test.x.dtype} {test.x.shape}; "
                 "a datum must have the same shape and type in both"
             )
-        return Raw(x_train, x_test, y_train, y_test, "the given x_train and x_test")
+        return Raw(train, test, "the given x_train and x_test")
     if "x" in arrays:
         x, y = files.checked(arrays["x"], arrays.get("y"), f"{path}: x")
-        return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed)
+        return _seeded_split(x, y, test_size, seed)
     raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
 
 
@@ -179,7 +179,7 @@ def _folder(
     """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
     sides = (size, size) if isinstance(size, int) else size
     x, y, classes = files.read_folder(Path(path), sides)
-    return _seeded_split(x, y, test_size or max(1, len(x) // 10), seed, classes=tuple(classes))
+    return _seeded_split(x, y, test_size, seed, tuple(classes))
 
 
 DATASETS: dict[str, DatasetRow] = {

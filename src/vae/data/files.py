@@ -155,22 +155,19 @@ def read_npz(path: Path) -> dict[str, Array]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: this is a single array; save it with numpy.savez(path, x=array)")
+            raise ValueError("it is a single array")
         with archive:
             arrays = {name: archive[name] for name in archive.files}
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{others[0]} is not an array")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of an .npz file") from None
-    except DataError:
-        raise
     except Exception as error:
         pickled = "it is not an archive, or it holds pickled objects"
         reason = pickled if "pickle" in str(error) else str(error).partition("\n")[0]
         raise DataError(
-            f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez"
+            f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it by numpy.savez(path, x=array)"
         ) from None
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise DataError(f"{path}: {name} is not an array; write the file with numpy.savez")
     return arrays
 
 

@@ -29,17 +29,6 @@ PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
 }
 
 
-def binarize(rule: str, x: Tensor, scale: float, index: Tensor, seed: int, name: str, chunk: int = 4096) -> Tensor:
-    """Binary pixels as uint8, made in chunks to save memory."""
-    binarizer = PIXELS[rule]
-    assert binarizer is not None, "grey levels stay as they are"
-    parts = [
-        binarizer(expand(rows, scale, torch.float32), places, seed, name).to(torch.uint8)
-        for rows, places in zip(x.split(chunk), index.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)
-
-
 def expand(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """Stored pixels (bytes, or numbers already) as images of the dtype; bytes are divided by the largest level."""
     return x.to(dtype) / scale if scale != 1 else x.to(dtype)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vae.config import read
 from vae.data import files
-from vae.data.datasets import DATASETS, Raw, split_arrays
-from vae.data.pixels import PIXELS, binarize, expand
+from vae.data.datasets import DATASETS, Arrays, Raw, split_arrays
+from vae.data.pixels import PIXELS, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError
 from vae.schema import Count, Index, OneOf, OptionsOf
@@ -51,6 +51,7 @@ def data_root(root: str | None) -> Path:
 
 # ------------------------------------------------------------------------------------- splits
 
+CHUNK = 4096  # data whose pixels are drawn at once
 Kind = Literal["binary", "grey", "levels", "counts", "real"]
 
 
@@ -88,10 +89,13 @@ class Split:
         """The smallest and the largest value."""
         return self.x.min().item() / self.scale, self.x.max().item() / self.scale
 
+    def part(self, rows: slice) -> "Split":
+        """These rows of it."""
+        return replace(self, x=self.x[rows], y=None if self.y is None else self.y[rows], index=self.index[rows])
+
     def first(self, n: int | None) -> "Split":
         """The first n data."""
-        rows = slice(n)
-        return replace(self, x=self.x[rows], y=None if self.y is None else self.y[rows], index=self.index[rows])
+        return self.part(slice(n))
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Data:
         given = {names[0]: x, names[1]: y, "x_test": x_test, "y_test": y_test}
         arrays = {name: _copied(value, name) for name, value in given.items() if value is not None}
         chosen = read(DataSettings, {"name": "arrays", **settings}, "from_arrays")
-        raw = split_arrays(arrays, "from_arrays", chosen.seed, **(chosen.options or {"test_size": None}))
+        raw = split_arrays(arrays, "from_arrays", chosen.seed, **chosen.options)
         return _split(raw._replace(classes=tuple(classes)), chosen)
 
     @property
@@ -145,10 +149,9 @@ class Data:
     def sha256(self) -> str:
         """SHA-256 of the training and validation data and their labels."""
         digest = hashlib.sha256()
-        given = [(split.scale, part) for split in (self.train, self.validation) if split for part in (split.x, split.y)]
-        for scale, values in given:
-            if values is not None:
-                digest.update(f"{tuple(values.shape)} {scale}".encode())
+        for split in filter(None, (self.train, self.validation)):
+            for values in (split.x,) if split.y is None else (split.x, split.y):
+                digest.update(f"{tuple(values.shape)} {split.scale}".encode())
                 content: Any = values.contiguous().reshape(-1).view(torch.uint8).numpy()  # no copy
                 digest.update(content)
         return digest.hexdigest()
@@ -174,8 +177,13 @@ def _copied(values: Any, name: str) -> Any:
 
 
 def _fixed(split: Split, name: str, settings: DataSettings) -> Split:
-    x = binarize(settings.pixels, split.x, split.scale, split.index, settings.seed, name)
-    return replace(split, x=x, scale=1.0, dynamic=False)
+    """The split with binary pixels (uint8) that stay, if the settings ask for such; made in chunks to save memory."""
+    binarize = PIXELS[settings.pixels]
+    if binarize is None:
+        return split
+    chunks = (split.part(slice(start, start + CHUNK)) for start in range(0, len(split), CHUNK))
+    x = [binarize(chunk.images(), chunk.index, settings.seed, name).to(torch.uint8) for chunk in chunks]
+    return replace(split, x=torch.cat(x), scale=1.0, dynamic=False)
 
 
 def load_data(name: str | DataSettings, **settings: Any) -> Data:
@@ -184,58 +192,43 @@ def load_data(name: str | DataSettings, **settings: Any) -> Data:
     `load_data("digits", pixels="static")`; the keywords are the settings of the data block of a config, with the
     options of the set. DataError if a file is missing or altered, or a size does not fit.
     """
-    if not isinstance(name, str | DataSettings):
-        raise UsageError(f"load_data takes the name of a data set, not {name!r}; there are {', '.join(DATASETS)}")
-    if isinstance(name, str):
-        given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-        chosen = read(DataSettings, {"name": name, **given}, "load_data")
-    else:
-        chosen = name
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    chosen = name if isinstance(name, DataSettings) else read(DataSettings, {"name": name, **given}, "load_data")
     raw = DATASETS[chosen.name](data_root(chosen.root), chosen.seed, **(chosen.options or {}))
     return _split(raw, chosen)
 
 
 def _split(raw: Raw, settings: DataSettings) -> Data:
-    x = torch.from_numpy(np.ascontiguousarray(raw.x_train))
-    y = None if raw.y_train is None else torch.from_numpy(np.ascontiguousarray(raw.y_train)).long()
-    total, held = len(x), settings.validation_size
+    total, held = len(raw.train.x), settings.validation_size
     gap = raw.gap if held else 0
     size = total - held - gap if settings.train_size is None else settings.train_size
     if size < 1 or size + gap + held > total:
         wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
         raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
-    scale = DATASETS[settings.name].grey_levels - 1.0 if x.dtype == torch.uint8 else 1.0
-    first = 0 if settings.train_from == "start" else total - size
-    train_rows = slice(first, first + size)
-    start = size + gap if settings.train_from == "start" else first - gap - held
-    held_rows = slice(start, start + held)
-
-    def part(x: Tensor, y: Tensor | None, places: Any | None, rows: slice, name: str) -> Split:
-        index = torch.arange(len(x)) if places is None else torch.from_numpy(places)
-        split = Split(x[rows], None if y is None else y[rows], index[rows], scale)
-        if settings.pixels == "grey":
-            return split
-        if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
-            low, high = x.min().item(), x.max().item()
-            does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
-            raise DataError(
-                f"data.pixels: {settings.pixels} {does} on [0, 1], but the values of {settings.name} "
-                f"lie on [{low:g}, {high:g}]; use pixels: grey"
-            )
-        if settings.pixels == "levels":
-            return split
-        dynamic = settings.pixels == "dynamic" and name == "train" and rows == train_rows
-        return replace(split, dynamic=True) if dynamic else _fixed(split, name, settings)
-
-    train = part(x, y, raw.index_train, train_rows, "train")
-    validation = part(x, y, raw.index_train, held_rows, "train") if held else None
-    x_test = torch.from_numpy(np.ascontiguousarray(raw.x_test))
-    y_test = None if raw.y_test is None else torch.from_numpy(np.ascontiguousarray(raw.y_test)).long()
-    test = part(x_test, y_test, raw.index_test, slice(None), "test")
-    judged = kind_of(*(split for split in (train, validation, test) if split is not None))
-    kind: Kind = "levels" if settings.pixels == "levels" else judged
+    whole, test = _as_split(raw.train, settings), _as_split(raw.test, settings)
+    if settings.pixels != "grey" and kind_of(whole, test) not in ("binary", "grey"):
+        does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
+        lows, highs = zip(whole.range, test.range, strict=True)
+        raise DataError(
+            f"data.pixels: {settings.pixels} {does} on [0, 1], but the values of {settings.name} "
+            f"lie on [{min(lows):g}, {max(highs):g}]; use pixels: grey"
+        )
+    first, start = (0, size + gap) if settings.train_from == "start" else (total - size, total - size - gap - held)
+    train = whole.part(slice(first, first + size))
+    train = replace(train, dynamic=True) if settings.pixels == "dynamic" else _fixed(train, "train", settings)
+    validation = _fixed(whole.part(slice(start, start + held)), "train", settings) if held else None
+    test = _fixed(test, "test", settings)
+    kind: Kind = "levels" if settings.pixels == "levels" else kind_of(*filter(None, (train, validation, test)))
     classes = raw.classes or DATASETS[settings.name].classes
-    return Data(settings, tuple(x.shape[1:]), kind, raw.rule, train, test, validation, classes)
+    return Data(settings, tuple(train.x.shape[1:]), kind, raw.rule, train, test, validation, classes)
+
+
+def _as_split(arrays: Arrays, settings: DataSettings) -> Split:
+    """Arrays as tensors, with the scale of the data set."""
+    x = torch.from_numpy(np.ascontiguousarray(arrays.x))
+    y = None if arrays.y is None else torch.from_numpy(np.ascontiguousarray(arrays.y)).long()
+    index = torch.arange(len(x)) if arrays.places is None else torch.from_numpy(arrays.places)
+    return Split(x, y, index, DATASETS[settings.name].grey_levels - 1.0 if x.dtype == torch.uint8 else 1.0)
 
 
 def kind_of(*splits: Split) -> Kind:
@@ -244,11 +237,9 @@ def kind_of(*splits: Split) -> Kind:
         return "binary"
     if all(s.scale != 1 for s in splits):  # bytes: grey levels
         return "grey"
-    if all(SUPPORTS["binary"](s.values if s.x.dtype == torch.uint8 else s.x) for s in splits):
-        return "binary"
-    if all(SUPPORTS["unit_interval"](s.images(dtype=torch.float64)) for s in splits):
-        return "grey"
-    return "counts" if all(s.scale == 1 and SUPPORTS["counts"](s.x) for s in splits) else "real"
+    values = [s.values if s.x.dtype == torch.uint8 else s.x for s in splits]
+    kinds: dict[Kind, str] = {"binary": "binary", "grey": "unit_interval", "counts": "counts"}
+    return next((kind for kind, support in kinds.items() if all(map(SUPPORTS[support], values))), "real")
 
 
 def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
@@ -266,7 +257,5 @@ def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSett
     x, y = files.checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}", largest)
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, but the model was trained on {shape}")
-    labels = None if y is None else torch.from_numpy(y).long()
-    scale = float(largest) if x.dtype == np.uint8 else 1.0
-    split = Split(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *shape), labels, torch.arange(len(x)), scale)
-    return _fixed(split, "test", settings) if PIXELS[settings.pixels] and kind_of(split) == "grey" else split
+    split = _as_split(Arrays(x.reshape(-1, *shape), y), settings)
+    return _fixed(split, "test", settings) if kind_of(split) == "grey" else split

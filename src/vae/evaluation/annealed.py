@@ -10,7 +10,8 @@ and run backwards, E[1/w] = 1/p(x), an upper bound. For simulated x such a sampl
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -153,59 +154,36 @@ class Annealed:
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, bias, ess (of the chains), acceptance."""
-        return self.forwards(model, noise, *self.prepare(model, x, noise, tick), tick)
+        return self.bounds(model, x, noise, tick)
 
-    def forwards(
-        self, model: VAE, noise: DatumNoise, first: Any, path: Path, kernel: Kernel, tick: Callable[[float], None]
+    def bounds(
+        self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None], codes: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The columns, with path and kernel fixed."""
-        z = first.transform(noise("ais/start", self._noise_of(model), self.chains))
-        log_w, acceptance = anneal(path, kernel, z, self.drawn(model, noise, "ais/run", tick))
-        ess, square = disagreement(log_w)
-        return {
-            "log_p_x": log_mean_exp(log_w),
-            "error": square.sqrt(),
-            "bias": -0.5 * square,
-            "ess": ess,
-            "acceptance": acceptance,
-        }
+        """The columns of annealing forwards; from codes (M, J), samples of p(z|x), also of annealing backwards."""
+        steps = KNOTS * STEPS + self.num_samples * (1 if codes is None else 2)
 
-    def prepare(
-        self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]
-    ) -> tuple[Any, Path, Kernel]:
-        """The density to start from, the path, and a kernel tuned along it."""
-        q = model.posterior(x)
-        first = q if self.start == "posterior" else model.prior
-
-        def log_start(z: Tensor) -> Tensor:
-            return sum_from(first.log_prob(z), 2)
-
-        def log_joint(z: Tensor) -> Tensor:
-            return model.log_joint(x, z)
-
-        path = Path(log_start, log_joint, schedule(self.num_samples, "linear" if first is q else "sigmoid"))
-        scale = posterior_scale(q, model, noise)
-        if first is not q:
-            scale = torch.ones_like(scale)
-        z = first.transform(noise("ais/tune/start", self._noise_of(model), self.chains))
-        drawn = self.drawn(model, noise, "ais/tune", tick)
-        return first, path, tuned_kernel(path, z, drawn, scale, self.num_leapfrog)
-
-    def _noise_of(self, model: VAE) -> Any:
-        """The noise of one sample of the first density; the prior's too is per latent."""
-        return model.noise if self.start == "posterior" else model.prior.noise
-
-    def drawn(
-        self, model: VAE, noise: DatumNoise, purpose: str, tick: Callable[[float], None]
-    ) -> Callable[[int], Tensor]:
-        """The noise of the chains' moves, block by block."""
-        total = self.num_samples + KNOTS * STEPS
-
-        def draw(block: int) -> Tensor:
-            tick(1 / total)
+        def moves(purpose: str, block: int) -> Tensor:
+            tick(1 / steps)
             return noise(purpose, hmc.noise(model.latent_dim), self.chains, block)
 
-        return draw
+        q, from_q = model.posterior(x), self.start == "posterior"
+        first, of_first = (q, model.noise) if from_q else (model.prior, model.prior.noise)
+        path = Path(
+            lambda z: sum_from(first.log_prob(z), 2),
+            lambda z: model.log_joint(x, z),
+            schedule(self.num_samples, "linear" if from_q else "sigmoid"),
+        )
+        scale = posterior_scale(q, model, noise) if from_q else torch.ones_like(q.mean)
+        tuning, z = (first.transform(noise(f"ais/{name}", of_first, self.chains)) for name in ("tune/start", "start"))
+        kernel = tuned_kernel(path, tuning, partial(moves, "ais/tune"), scale, self.num_leapfrog)
+        log_w, acceptance = anneal(path, kernel, z, partial(moves, "ais/run"))
+        ess, square = disagreement(log_w)
+        columns = {"log_p_x": log_mean_exp(log_w), "error": square.sqrt(), "bias": -0.5 * square}
+        columns |= {"ess": ess, "acceptance": acceptance}
+        if codes is not None:
+            log_w, _ = anneal(path, kernel, codes.expand(z.shape), partial(moves, "ais/back"), backwards=True)
+            columns |= {"upper": -log_mean_exp(-log_w), "upper_error": disagreement(-log_w)[1].sqrt()}
+        return columns
 
     def verdict(self, columns: dict[str, Tensor], latent_dim: int) -> tuple[bool, str]:
         """Whether the chains were annealed slowly enough for their weights to agree."""
@@ -230,36 +208,20 @@ class Annealed:
         return True, f"{self.num_samples} distributions are enough: the chains agree (estimated bias {bias:.3f} nats)"
 
 
-@dataclass(frozen=True)
-class SandwichedAnnealing:
+@dataclass(frozen=True, kw_only=True)
+class SandwichedAnnealing(Annealed):
     """Bidirectional Monte Carlo (Grosse, Ghahramani & Adams 2015) on data simulated from the model, whose codes are
     exact posterior samples: a lower bound by annealing forwards, an upper bound by annealing backwards from the codes.
 
     The gap between the two is the sum of both errors, so it bounds each of them, in expectation.
     """
 
-    annealing: Annealed
     codes: Tensor  # (N, J), the z that made datum i in row i
     method = "ais, from both sides"
-    double_precision = False
-
-    def check(self, model: VAE) -> None:
-        """As for annealing."""
-        self.annealing.check(model)
-
-    def data_at_once(self, model: VAE) -> int:
-        """As for annealing."""
-        return self.annealing.data_at_once(model)
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """The columns of annealing, and `upper` and `upper_error` (M,)."""
-        half = lambda share: tick(0.5 * share)  # noqa: E731
-        prepared = _first, path, kernel = self.annealing.prepare(model, x, noise, half)
-        columns = self.annealing.forwards(model, noise, *prepared, half)
-        z = self.codes[noise.index].to(x)
-        drawn = self.annealing.drawn(model, noise, "ais/back", half)
-        log_w, _ = anneal(path, kernel, z.expand(self.annealing.chains, *z.shape), drawn, backwards=True)
-        return {**columns, "upper": -log_mean_exp(-log_w), "upper_error": disagreement(-log_w)[1].sqrt()}
+        return self.bounds(model, x, noise, tick, self.codes[noise.index].to(x))
 
 
 def simulated(model: VAE, count: int, seed: int) -> tuple[Split, Tensor]:  # -> N data, (N, J)

@@ -26,13 +26,7 @@ class Evaluation:
     kl: Tensor
     kl_per_dimension: Tensor | None
     active_units: int
-    estimator: str = "sgvb_b"
-
-    def log_line(self) -> dict[str, Any]:
-        """The means, as in a line of the log."""
-        means = {name: getattr(self, name).mean().item() for name in ("elbo", "log_p_x_given_z", "kl")}
-        of_latents = {} if self.kl_per_dimension is None else {"kl_per_dimension": self.kl_per_dimension.tolist()}
-        return {**means, "active_units": self.active_units, **of_latents}
+    estimator: str
 
 
 def evaluate_bound(
@@ -49,23 +43,21 @@ def evaluate_bound(
     The noise of a datum depends only on (seed, name of the split, its index), so order, limit and batch size change
     nothing but rounding. The results are float64. TrainingFailed if a value is not finite.
     """
-    log_p_x_given_z, kl, means = [], [], []
+    parts = []
     with evaluating(model):
         for x, index in minibatches(model, split, batch_size):
             noise = DatumNoise(seed, name, index, x)("", model.noise, num_samples)  # (L, M, J)
             q = model.posterior(x)
             exact = has_exact_kl(q, model.prior)
-            values, kl_part = model.bound_terms(q, x, noise)
-            log_p_x_given_z.append(values.mean(0).double().cpu())
-            kl.append(kl_part.double().cpu())
-            means.append(q.mean.double().cpu())
-    reconstruction, kls = torch.cat(log_p_x_given_z), torch.cat(kl)  # (N,), (N, J) or (N,)
+            log_p_x_given_z, kl = model.bound_terms(q, x, noise)
+            parts.append([column.double().cpu() for column in (log_p_x_given_z.mean(0), kl, q.mean)])
+    reconstruction, kls, means = map(torch.cat, zip(*parts, strict=True))  # (N,), (N, J) or (N,), (N, J)
     total = sum_from(kls, 1)
     for term, values in {"log_p_x_given_z": reconstruction, "kl": total}.items():
         if not torch.isfinite(values).all():
             i = int(torch.argmin(torch.isfinite(values).int()))
             raise TrainingFailed(f"{term} of datum {int(split.index[i])} of {name} is not finite")
-    active = int((torch.cat(means).var(0, correction=0) > ACTIVE).sum())
+    active = int((means.var(0, correction=0) > ACTIVE).sum())
     of_latents = kls.mean(0) if kls.ndim == 2 else None
     return Evaluation(
         reconstruction - total, reconstruction, total, of_latents, active, "sgvb_b" if exact else "sgvb_a"
@@ -77,7 +69,6 @@ def posterior_codes(
     split: Split,
     *,
     name: str,
-    seed: int = 0,
     sampled: bool = False,
     batch_size: int = 1000,
 ) -> Tensor:  # (N, J)
@@ -86,8 +77,8 @@ def posterior_codes(
     with evaluating(model):
         for x, index in minibatches(model, split, batch_size):
             q = model.posterior(x)
-            noise = DatumNoise(seed, name, index, x)("", model.noise, 1)
-            codes.append((q.transform(noise)[0] if sampled else q.mean).cpu())
+            z = q.transform(DatumNoise(0, name, index, x)("", model.noise, 1))[0] if sampled else q.mean
+            codes.append(z.cpu())
     return torch.cat(codes)
 
 
@@ -96,7 +87,10 @@ def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:
 
     Its noise is that of evaluate.py's default seed, whatever the seed of the training.
     """
-    return {"split": name, **evaluate_bound(model, data.evaluation_split(name), name=name).log_line()}
+    bound = evaluate_bound(model, data.evaluation_split(name), name=name)
+    means = {key: getattr(bound, key).mean().item() for key in ("elbo", "log_p_x_given_z", "kl")}
+    of_latents = {} if bound.kl_per_dimension is None else {"kl_per_dimension": bound.kl_per_dimension.tolist()}
+    return {"split": name, **means, "active_units": bound.active_units, **of_latents}
 
 
 def warn_of_collapse(active_units: int) -> None:

@@ -78,12 +78,14 @@ def measure(
     if isinstance(estimator, type) or not hasattr(estimator, "data_at_once"):
         raise UsageError(f"estimator must be one such as vae.ImportanceSampling(num_samples=5000), not {estimator!r}")
     estimator.check(model)
-    split = data if isinstance(data, Split) else _split_of(model.as_data(data))
+    if not isinstance(data, Split):
+        x = model.as_data(data)
+        data = Split(x, None, torch.arange(len(x)))
     parts: list[dict[str, Tensor]] = []
     size = batch_size or estimator.data_at_once(model)
     began = time.monotonic()
     bar = tqdm(
-        total=len(split),
+        total=len(data),
         disable=None if verbose else True,
         unit=" data",
         dynamic_ncols=True,
@@ -92,7 +94,7 @@ def measure(
     )
     with bar, evaluating(model), torch.autocast(model.prior.mean.device.type, enabled=False):
         chosen = copy.deepcopy(model).double() if estimator.double_precision else model
-        for x, index in minibatches(model, split, size):
+        for x, index in minibatches(model, data, size):
             done = bar.n
 
             def tick(share: float, rows: int = len(x)) -> None:
@@ -105,7 +107,3 @@ def measure(
             parts.append({key: value.double().cpu() for key, value in columns.items()})
             bar.update(done + len(x) - bar.n)
     return Columns({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, time.monotonic() - began)
-
-
-def _split_of(x: Tensor) -> Split:
-    return Split(x, None, torch.arange(len(x)))

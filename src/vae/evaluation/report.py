@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae.data import Data, Split
 from vae.errors import UsageError
-from vae.evaluation.annealed import Annealed, SandwichedAnnealing, simulated
+from vae.evaluation.annealed import SandwichedAnnealing, simulated
 from vae.evaluation.base import mean_and_stderr
 from vae.evaluation.bound import evaluate_bound, warn_of_collapse
 from vae.evaluation.gaps import Gaps
@@ -20,7 +20,7 @@ from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
 from vae.evaluation.representation import evaluate_representation, representation_table
 from vae.files import write_atomically
 from vae.models import VAE
-from vae.schema import Count, Index, OneOf, validated
+from vae.schema import Count, Index, OneOf, options_of, validated
 from vae.text import NOT_A_DENSITY, mean_row
 
 Record = dict[str, Any]
@@ -155,14 +155,15 @@ def read_evaluation(run: Path, split: str = "test") -> Record | None:
 def _log_likelihood(model: VAE, split: Split, train: Split | None, q: Questions, how: Record) -> tuple[Record, Values]:
     """log p(x) by the chosen estimator."""
     assert q.log_likelihood is not None
-    estimator = _made(LOG_LIKELIHOODS[q.log_likelihood], q, "num_samples", "chains", "start")
+    estimator = _made(LOG_LIKELIHOODS[q.log_likelihood], q)
     columns = measure(model, split, estimator, **how)
     return _estimate(estimator, columns, model.latent_dim), columns.values
 
 
-def _made(estimator: Callable[..., Any], q: Questions, *options: str) -> Any:
-    """An estimator with those of the options that are given."""
-    return estimator(**{key: getattr(q, key) for key in options if getattr(q, key) is not None})
+def _made(estimator: Callable[..., Any], q: Questions, **more: Any) -> Any:
+    """An estimator with those of its options that are given, and more."""
+    given = {key: getattr(q, key, None) for key in options_of(estimator)}
+    return estimator(**{key: value for key, value in given.items() if value is not None} | more)
 
 
 def _estimate(estimator: Any, columns: Columns, latent_dim: int) -> Record:
@@ -210,7 +211,7 @@ _GAP_ROWS |= {"approximation": "approx. gap", "amortisation": "amort. gap"}
 
 def _gaps(model: VAE, split: Split, train: Split | None, q: Questions, how: Record) -> tuple[Record, Values]:
     """How much of log p(x) - ELBO is due to the family of q, and how much to the encoder."""
-    estimator = _made(Gaps, q, "num_samples")
+    estimator = _made(Gaps, q)
     columns = measure(model, split, estimator, **how)
     record: Record = {"num_samples": estimator.num_samples, "seconds": round(columns.seconds, 3)}
     for key in _GAP_ROWS:
@@ -237,11 +238,10 @@ def _self_check(model: VAE, split: Split, train: Split | None, q: Questions, how
     simulation, codes = simulated(model, q.limit or SIMULATED, q.seed)
     how = {**how, "name": "simulated"}
     method = q.log_likelihood or "ais"
-    annealing = _made(Annealed, q, *(["num_samples"] if method == "ais" else []), "chains", "start")
-    if method != "ais":
-        estimator = _made(LOG_LIKELIHOODS[method], q, "num_samples", *(["chains"] if method == "hmc" else []))
-        estimator.check(model)
-    both = measure(model, simulation, SandwichedAnnealing(annealing, codes), **how)
+    estimator = _made(LOG_LIKELIHOODS[method], q)
+    estimator.check(model)
+    annealing = q if method == "ais" else replace(q, num_samples=None)
+    both = measure(model, simulation, _made(SandwichedAnnealing, annealing, codes=codes), **how)
     lower, upper = mean_and_stderr(both["log_p_x"]), mean_and_stderr(both["upper"])
     gap = mean_and_stderr(both["upper"] - both["log_p_x"])
     record: Record = {"lower": lower, "upper": upper, "gap": gap, "seconds": round(both.seconds, 3)}

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from vae.data import Resident, Split
 from vae.errors import UsageError
+from vae.evaluation.base import minibatches
 from vae.evaluation.bound import evaluate_bound, posterior_codes
 from vae.likelihoods import Gaussian
 from vae.models import VAE, evaluating, pca
 from vae.randomness import Streams, seeded
 
 NEIGHBOURS = 5
-CHUNK = 1000
 
 # ------------------------------------------------------------------------------------- classifiers
 
@@ -155,15 +155,14 @@ def aggregate_moments(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor]: 
 
 def posterior_moments(model: VAE, split: Split) -> tuple[Tensor, Tensor]:  # -> (N, J), (N, J) or (N, J, J)
     """Means of q(z|x) of each datum, and its variances (of independent elements) or covariances, float64."""
-    like = model.prior.mean
-    means, spreads = [], []
+    parts = []
     with evaluating(model):
-        for rows in torch.arange(len(split)).split(CHUNK):
-            q: Any = model.posterior(split.images(rows, like.dtype, like.device))
+        for x, _ in minibatches(model, split, 1000):
+            q: Any = model.posterior(x)
             spread = q.covariance if hasattr(q, "covariance") else q.variance.expand_as(q.mean)
-            means.append(q.mean.double().cpu())
-            spreads.append(spread.double().cpu())
-    return torch.cat(means), torch.cat(spreads)
+            parts.append([column.double().cpu() for column in (q.mean, spread)])
+    means, spreads = map(torch.cat, zip(*parts, strict=True))
+    return means, spreads
 
 
 # ------------------------------------------------------------------------------------- all of it

@@ -98,7 +98,7 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:
     """The algorithm with objective, optimizer and schedule."""
     train = settings.train
-    schedule = train.schedule.build(SCHEDULES)
+    schedule = functools.partial(SCHEDULES[train.schedule.name], **train.schedule.options)
     epochs = train.epochs if train.samples is None else train.samples / num_data
     return ALGORITHMS[train.algorithm](
         objective=build_objective(settings, steps_per_epoch),

@@ -323,3 +323,29 @@ def test_the_identities_of_chapter_3_hold_and_are_tested():
 def test_the_results_of_the_readme_are_those_of_the_records(capsys):
     assert command.main(["--table"]) == 0
     assert capsys.readouterr().out in Path("README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_committed_record_is_made_again(tmp_path):
+    """Of the cheapest setting that is trained on real data; another processor ends some tenths of a nat away."""
+    experiment = next(e for e in DOCUMENTS["chen2020"].experiments if e.name == "mnist_d2")
+    task = running.Task(experiment, 723, "paper", tmp_path)
+    running.make([task], 1, print)
+    committed = records.path_of(records.COMMITTED / "chen2020", "paper", "mnist_d2", 723)
+    ours, theirs = (records.read(file).results["test"] for file in (task.record, committed))
+    assert ours["loss"]["mean"] == pytest.approx(theirs["loss"]["mean"], abs=1.0)
+    assert ours["floor"] == theirs["floor"]
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("path", sorted(Path("notebooks").glob("*/*.ipynb")), ids=lambda path: path.stem)
+def test_a_guided_tour_runs_on_the_quick_profile(path, tmp_path, monkeypatch):
+    nbformat, client = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    arguments = [path.stem, "--profile", "quick", "--retrain", "--out", str(tmp_path / "made")]
+    assert command.main(arguments) == 0
+    monkeypatch.setenv("VAE_RECORDS", str(tmp_path / "made"))
+    notebook = nbformat.read(path, as_version=4)
+    client.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(path.parent))
+    assert all(cell.get("execution_count") for cell in notebook.cells if cell["cell_type"] == "code")

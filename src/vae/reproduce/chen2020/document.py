@@ -64,14 +64,14 @@ CHAPTERS = {"mnist": ("4.1", "4.2", "4.3", "4.4", 70.0), "fashion_mnist": ("4.5"
 # What the eye finds in our figures of the first seed, beside the thesis' description.
 SEEN = {
     "4.1": "As described: both curves fall steeply to d = 10 and are flat from d = 15 on.",
-    "4.2": "As described: d = 20 keeps all 30 digits; d = 2 turns a 4 into a 9, a 9 into a 7, a 7 into a 9 and a 3 into an "
-    "8. Which digits it mistakes depends on the seed.",
+    "4.2": "As described: d = 20 keeps all 30 digits; d = 2 makes a 9 of a 4, a 7 of a 9, a 9 of a 7 and an 8 of a 3. "
+    "Which digits it mistakes depends on the seed.",
     "4.3": "As described: ten clusters at d = 20, of which 4 and 9 touch; at d = 2 the classes overlap in the middle.",
     "4.4": "As described: digits change smoothly into one another.",
     "4.5": "As described, and flat from d = 10 on already.",
-    "4.6": "As described: d = 20 is slightly better, both are blurred and lose prints, straps and buckles, and the sandals "
-    "come out as shoes.",
-    "4.7": "As described: many overlaps in both; shoes, bags and trousers stand apart, pullovers, coats and shirts do not.",
+    "4.6": "As described: d = 20 is slightly better, both are blurred and lose prints, straps and buckles, and "
+    "sandals come out as shoes.",
+    "4.7": "As described: many overlaps in both; shoes, bags and trousers stand apart, the tops do not.",
     "4.8": "As described; one half is tops, the other shoes, with bags between them.",
 }
 

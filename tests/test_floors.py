@@ -35,7 +35,7 @@ BUDGETS = {
     "models": 602,
     "objectives": 411,
     "algorithms": 316,
-    "evaluation": 1_725,
+    "evaluation": 1_699,
     "training": 1_800,
     "figures": 603,
     "sweep": 640,

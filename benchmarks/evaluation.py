@@ -23,7 +23,8 @@ import torch
 
 import vae
 from vae.data import Split
-from vae.evaluation import SandwichedAnnealing, evaluate_bound, measure, posterior_codes, simulated
+from vae.evaluation import evaluate_bound, measure, posterior_codes
+from vae.evaluation.report import Questions, report
 
 CONFIG = {
     "data": {"name": "mnist", "pixels": "static"},
@@ -41,10 +42,9 @@ def images() -> vae.Data:
         return vae.Data.from_arrays(x.float(), test_size=10_000)
 
 
-def jobs(model: vae.VAE, test: Split) -> dict[str, Callable[[], torch.Tensor]]:
-    """The evaluations by name: each gives what it estimates, a value per datum."""
-    sandwich, codes = simulated(model, 31, 0)
-    both = SandwichedAnnealing(num_samples=15, codes=codes)
+def jobs(model: vae.VAE, test: Split) -> dict[str, Callable[[], torch.Tensor | float]]:
+    """The evaluations by name: each gives what it estimates, a value per datum or their mean."""
+    both = Questions(self_check=True, num_samples=15, limit=31)
 
     def by(estimator: object, n: int) -> Callable[[], torch.Tensor]:
         return lambda: measure(model, test.first(n), estimator, name="test")["log_p_x"]
@@ -55,7 +55,7 @@ def jobs(model: vae.VAE, test: Split) -> dict[str, Callable[[], torch.Tensor]]:
         "hmc": by(vae.FittedDensity(num_samples=100), 10),
         "quadrature": by(vae.Quadrature(), 30),
         "gaps": by(vae.Gaps(num_samples=1000), 4),
-        "self_check": lambda: measure(model, sandwich, both, name="simulated")["log_p_x"],
+        "self_check": lambda: report(model, test, both)[0]["self_check"]["lower"]["mean"],
         "elbo": lambda: evaluate_bound(model, test, name="test").elbo,
         "encode": lambda: posterior_codes(model, test, name="test"),
     }

@@ -35,7 +35,7 @@ BUDGETS = {
     "models": 602,
     "objectives": 438,
     "algorithms": 316,
-    "evaluation": 1_725,
+    "evaluation": 1_699,
     "training": 1_800,
     "figures": 540,
     "sweep": 547,

@@ -61,6 +61,6 @@ def mean_and_stderr(values: Tensor) -> dict[str, Any]:
     return {"mean": values.mean().item(), "stderr": stderr, "n": n}
 
 
-def log_mean_exp(values: Tensor, axis: int = 0) -> Tensor:
+def log_mean_exp(values: Tensor) -> Tensor:  # (K, ...) -> (...)
     """log of the mean of exp(values)."""
-    return torch.logsumexp(values, axis) - math.log(values.shape[axis])
+    return torch.logsumexp(values, 0) - math.log(len(values))

@@ -9,6 +9,7 @@ p(x). Samples that q was fitted to must not be plugged in again: that is biased 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,10 +54,9 @@ def fit_log_ratio(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L
     return log_q - log_joint
 
 
-def posterior_scale(q: object, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
+def posterior_scale(q: Any, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
     """About the standard deviations of q(z|x), even if it has none: half the width of its middle 68 %."""
-    z = q.transform(noise("spread", model.noise, 200))  # type: ignore[attr-defined]
-    z = z.sort(0).values
+    z = q.transform(noise("spread", model.noise, 200)).sort(0).values
     return (0.5 * (z[168] - z[32])).clamp(min=1e-6)
 
 
@@ -105,18 +105,17 @@ class FittedDensity:
         tuning = (eps("hmc/tune", t) for t in range(WARM_UP))
         start = torch.full_like(scale[:, 0], 0.3)
         state, step_size = hmc.tune(target, state, tuning, start, scale, self.num_leapfrog)
-        kept, acceptance, diverged = [], [], []
+        kept = []
         for t in range(draws):
             state, info = hmc.step(target, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
-            kept.append((state.z, state.log_density))
-            acceptance.append(info.acceptance.mean(0))
-            diverged.append(info.diverged.double().mean(0))
-        z, values = (torch.stack(column).double() for column in zip(*kept, strict=True))  # (T, C, M, J), (T, C, M)
+            kept.append((state.z, state.log_density, info.acceptance.mean(0), info.diverged.double().mean(0)))
+        z, values, acceptance, diverged = map(torch.stack, zip(*kept, strict=True))
+        z, values = z.double(), values.double()  # (T, C, M, J), (T, C, M)
         return {
             **self._plugged_in(z, values),
             "r_hat": hmc.split_r_hat(z) if draws >= 4 else torch.full_like(values[0, 0], torch.nan),
-            "acceptance": torch.stack(acceptance).mean(0).double(),
-            "diverged": torch.stack(diverged).mean(0),
+            "acceptance": acceptance.mean(0).double(),
+            "diverged": diverged.mean(0),
         }
 
     def _plugged_in(self, z: Tensor, values: Tensor) -> dict[str, Tensor]:  # (T, C, M, J), (T, C, M)

@@ -94,9 +94,7 @@ class Gaps:
         q = model.posterior_head(outputs)
         weights = stream_columns(stream_weights(model, x, q, noise, self.num_samples, "gaps/is"))
         return {
-            "log_p_x": weights["log_p_x"],
-            "error": weights["error"],
-            "k_hat": weights["k_hat"],
+            **{key: weights[key] for key in ("log_p_x", "error", "k_hat")},
             "best": best,
             "bound": bound,
             "approximation": weights["log_p_x"] - best,

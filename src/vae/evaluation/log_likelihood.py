@@ -87,7 +87,6 @@ def measure(
     bar = tqdm(
         total=len(data),
         disable=None if verbose else True,
-        unit=" data",
         dynamic_ncols=True,
         bar_format="{percentage:3.0f}%|{bar:20}| {desc} [{elapsed}, {remaining} left]",
         desc=f"log p(x) by {estimator.method}",
@@ -95,12 +94,8 @@ def measure(
     with bar, evaluating(model), torch.autocast(model.prior.mean.device.type, enabled=False):
         chosen = copy.deepcopy(model).double() if estimator.double_precision else model
         for x, index in minibatches(model, data, size):
-            done = bar.n
-
-            def tick(share: float, rows: int = len(x)) -> None:
-                bar.update(share * rows)
-
-            columns = estimator(chosen, x, DatumNoise(seed, name, index, x), tick)
+            done, noise = bar.n, DatumNoise(seed, name, index, x)
+            columns = estimator(chosen, x, noise, lambda share, x=x: bar.update(share * len(x)))
             bad = ~torch.isfinite(columns["log_p_x"] + columns.get("upper", 0.0))
             if bad.any():
                 raise TrainingFailed(f"log p(x) of datum {int(index[int(bad.int().argmax())])} of {name} is not finite")

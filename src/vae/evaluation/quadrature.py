@@ -45,23 +45,13 @@ def children(parents: Tensor, datum: Tensor, spacing: float) -> Level:  # (B, J)
     return Level(parents[:, None] + spacing * corners.to(parents), datum, spacing / 2)
 
 
-def log_integral(
-    level: Level,
-    log_f: Tensor,  # (B, 2^J)
-    settled: Tensor,  # (M,), the log of what coarser points have contributed for good
-) -> tuple[Tensor, Tensor]:  # (M,), (M,)
+def log_integral(sums: Tensor, settled: Tensor) -> tuple[Tensor, Tensor]:  # (2^J, M), (M,) -> (M,), (M,)
     """The logarithm of the lattice sum of each datum, and its error.
 
-    The 2^J sublattices of double spacing are sums at a coarser level; where the error falls no faster than with the
-    square of the spacing, that of all is a quarter of how far they are off.
+    `sums` are those of the 2^J sublattices of double spacing, `settled` what coarser points have contributed for good.
+    Where the error falls no faster than with the square of the spacing, that of all is a quarter of how far the
+    sublattices are off.
     """
-    corners, latent_dim = log_f.shape[1], level.z.shape[-1]
-    volume = latent_dim * math.log(level.spacing)
-    parts = [_log_sum(log_f[:, c], level.datum, len(settled)) + volume for c in range(corners)]
-    return _with_error(torch.stack(parts), settled)
-
-
-def _with_error(sums: Tensor, settled: Tensor) -> tuple[Tensor, Tensor]:  # (2^J, M), (M,) -> (M,), (M,)
     whole = torch.logaddexp(torch.logsumexp(sums, 0), settled)
     alone = torch.logaddexp(sums + math.log(len(sums)), settled)  # each sublattice as if it were all
     return whole, (alone - whole).abs().amax(0) / 4
@@ -105,16 +95,18 @@ class Quadrature:
         (value, error), level, log_f, settled, points = self._survey(model, x, tick)
         while True:
             finer, left = self._refined(level, log_f, settled)
-            count = _count(finer, len(x))
+            count = torch.bincount(finer.datum, minlength=len(x)) * 2**model.latent_dim  # (M,), points
             allowed = (error > TOLERANCE) & (count > 0) & (count <= POINTS)
             rows = allowed[finer.datum]
             level = Level(finer.z[rows], finer.datum[rows], finer.spacing)
             if not len(level.z):
                 return {"log_p_x": value, "error": error, "points": points.double()}
             settled, log_f = left, self._at_points(model, x, level)
-            refined, refined_error = log_integral(level, log_f, settled)
+            volume = model.latent_dim * math.log(level.spacing)
+            sums = [_log_sum(values, level.datum, len(x)) + volume for values in log_f.unbind(1)]
+            refined, refined_error = log_integral(torch.stack(sums), settled)
             value, error = torch.where(allowed, refined, value), torch.where(allowed, refined_error, error)
-            points = points + _count(level, len(x))
+            points = points + count * allowed
 
     def _survey(
         self, model: VAE, x: Tensor, tick: Callable[[float], None]
@@ -145,7 +137,7 @@ class Quadrature:
         volume = J * math.log(spacing / 2)
         points = settled.new_full(settled.shape, parents.shape[0] * 2**J)
         nothing = torch.full_like(settled, -torch.inf)
-        return _with_error(sums + volume, nothing), Level(z, datum, spacing / 2), log_f, settled + volume, points
+        return log_integral(sums + volume, nothing), Level(z, datum, spacing / 2), log_f, settled + volume, points
 
     def _of_all(self, model: VAE, x: Tensor, z: Tensor) -> Tensor:  # z (B, 2^J, J) -> (B, 2^J, M)
         """log p(x, z) of every datum at every point."""
@@ -191,8 +183,3 @@ class Quadrature:
                 "start from more points an axis, or use ais"
             )
         return True, f"exact to {worst:.1g} nats, as far as the first lattice sees every mode"
-
-
-def _count(level: Level, num_data: int) -> Tensor:  # (M,)
-    """The points of each datum."""
-    return torch.bincount(level.datum, minlength=num_data) * 2 ** level.z.shape[-1]

@@ -1,8 +1,7 @@
 """How useful the codes are: simple classifiers on them, compared with pixels, PCA and plain auto-encoders.
 
 Chen 2020 (sections 2.3 and 4.2) expects a linear classifier to do better on the codes of a VAE than on the pixels.
-Every representation is learned without labels on the training split. Classifiers are fitted to the labels of the
-training split, and their accuracy on the test split is reported.
+All is learned on the training split, representations without its labels; the accuracy is that on the test split.
 """
 
 import copy
@@ -27,10 +26,7 @@ NEIGHBOURS = 5
 
 
 def linear_probe(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:  # (N, J), (N,), (M, J) -> (M,)
-    """The labels of `others` by logistic regression on standardised codes (scikit-learn, C = 1).
-
-    Mean and deviation of the standardisation are those of `codes`.
-    """
+    """The labels of `others` by logistic regression (scikit-learn, C = 1), standardised by the moments of `codes`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -180,11 +176,10 @@ def evaluate_representation(
 ) -> dict[str, Any]:
     """How useful the codes of a model are, as a record for JSON.
 
-    For each of `rows` (of REPRESENTATIONS), its size and the accuracies on `test` of each of CLASSIFIERS, fitted on the
-    first `limit` of `train`; the representations themselves are learned on all of `train`, the auto-encoders for
-    `epochs` (as many as the model had; more if there are few data). Of the model on `test`: KL per dimension (nats),
-    active units, and the moments of the aggregate posterior. The splits are those of `data.evaluation_split`.
-    Deterministic in `seed`. UsageError if labels are missing, or a row does not exist.
+    For each of `rows` (of REPRESENTATIONS): its size, and the accuracies on `test` of the CLASSIFIERS, fitted on the
+    first `limit` of `train`. The auto-encoders learn for `epochs` (take as many as the model had; more for few data).
+    Of the model on `test`: KL per dimension (nats), active units, moments of the aggregate posterior. The splits are
+    those of `data.evaluation_split`. Deterministic in `seed`. UsageError if labels are missing or a row is unknown.
     """
     rows = tuple(rows)
     unknown = next((row for row in rows if row not in REPRESENTATIONS), None)

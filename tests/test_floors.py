@@ -39,7 +39,7 @@ BUDGETS = {
     "training": 1_800,
     "figures": 540,
     "sweep": 547,
-    "reproduce": 2_382,
+    "reproduce": 2_397,
     "commands": 959,
 }
 

@@ -111,13 +111,13 @@ def _made(name: str, found: Sequence[Record]) -> list[str]:
 
 
 def results(documents: Iterable[Document]) -> str:
-    """The table of the README: the numbers that the documents published beside ours, with links to the reports."""
+    """The table of the README: published numbers beside ours, where there is a record, with links to the reports."""
     head = ("document", "figure", *COLUMNS[:-1])
     lines = []
     for document in documents:
         rows = table(document, chosen(document, [COMMITTED / document.name]))
         link = f"[{document.name}](notebooks/{document.name}/report.md)"
-        lines += [[link, row["figure"], *cells(row)[:-1]] for row in rows if row["published"] is not None]
+        lines += [[link, row["figure"], *cells(row)[:-1]] for row in rows if row["published"] is not None and row["n"]]
     return markdown_table(head, lines)
 
 

@@ -31,7 +31,7 @@ BUDGETS = {
     "vae": 1_747,
     "distributions": 1_561,
     "likelihoods": 559,
-    "data": 886,
+    "data": 881,
     "models": 602,
     "objectives": 411,
     "algorithms": 316,

@@ -31,7 +31,7 @@ BUDGETS = {
     "vae": 1_747,
     "distributions": 1_561,
     "likelihoods": 559,
-    "data": 895,
+    "data": 890,
     "models": 602,
     "objectives": 438,
     "algorithms": 316,

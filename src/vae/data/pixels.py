@@ -8,10 +8,6 @@ from torch import Tensor
 from vae.randomness import datum_noise
 
 
-def _threshold(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
-    return images > 0.5
-
-
 def _static(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
     """x ~ Bernoulli(intensity), drawn once, by the seed, the split's name and the index of the datum alone."""
     return datum_noise("uniform", seed, f"pixels/{name}", index, images.shape[1:]) < images.double()
@@ -22,7 +18,7 @@ def _static(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
 # pixels anew at each step (`draw`) and evaluates on one static draw.
 PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
     "grey": None,
-    "threshold": _threshold,
+    "threshold": lambda images, index, seed, name: images > 0.5,
     "static": _static,
     "dynamic": _static,
     "levels": None,

@@ -27,9 +27,8 @@ from vae.schema import Count, Index, OneOf, OptionsOf
 class DataSettings:
     """Which data, how a pixel is read, and which of them to train on.
 
-    `train_from: end` trains on the last `train_size` of the file's training split instead of the first; the validation
-    data are those next to them. `seed` is for random splits and static pixels; it is not train.seed, so that runs with
-    different seeds see the same data.
+    The validation data are those next to the training data. `seed` is not train.seed, so that runs with different seeds
+    see the same data.
     """
 
     name: Annotated[str, OneOf(DATASETS), "which data set; its own options go beside it"]

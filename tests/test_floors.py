@@ -39,7 +39,7 @@ BUDGETS = {
     "training": 1_800,
     "figures": 540,
     "sweep": 547,
-    "reproduce": 2_397,
+    "reproduce": 2_396,
     "commands": 959,
 }
 

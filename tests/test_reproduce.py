@@ -255,6 +255,7 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
         (["nobody"], "nobody: there is no such document; there are laird, chen2020, estimators"),
         ([], "reproduce.py: name a document (--list shows which there are); see reproduce.py --help"),
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
+        (["laird", "--out", "README.md"], "README.md: is a file; --out names a directory"),
         (["laird", "--show", "x"], "--show x: laird trains no such experiment, only as_published"),
     ],
 )

@@ -41,11 +41,8 @@ def measure(made: Made) -> tuple[Results, Arrays]:
     """
     model, beta = made.run.model, made.run.settings.modifiers.beta
     test = evaluate_bound(model, made.data.evaluation_split("test"), name="test")
-    values = {
-        "reported": beta * test.kl - test.log_p_x_given_z,
-        "negative_elbo": -test.elbo,
-        "kl": test.kl,
-    }
+    reported = beta * test.kl - test.log_p_x_given_z
+    values = {"reported": reported, "negative_elbo": -test.elbo, "kl": test.kl}
     curve = [(line["step"], -line.get("objective", line["elbo"])) for line in made.curve]
     thinned = [*curve[:: max(1, len(curve) // 200)], curve[-1]]
     results = {

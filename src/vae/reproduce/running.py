@@ -125,6 +125,8 @@ def reproduce(
         raise UsageError(
             f"--figure {figure}: {document.name} has none of that name, only {', '.join(document.labels())}"
         )
+    if out.is_file():
+        raise UsageError(f"{out}: is a file; --out names a directory")
     if again and out.resolve() == (COMMITTED / document.name).resolve():
         raise UsageError(f"--retrain: {out} holds the committed records; name another directory with --out")
     with lock(out):

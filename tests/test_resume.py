@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import vae
+from tests.processes import Fork, run_command
 from vae.algorithms import AEVB, OPTIMIZERS
+from vae.commands.train import main as train_command
 from vae.errors import CheckpointError, Interrupted, UsageError
 from vae.evaluation import evaluation_line
 from vae.training import read_settings
@@ -121,19 +123,25 @@ def test_a_checkpoint_holds_the_memory_of_the_objective(tmp_path):
     assert {t.dtype for name, t in tensors.items() if name.startswith("memory.")} == {torch.float64}
 
 
+@pytest.fixture(scope="module", params=[{"epochs": 3}, {"epochs": None, "samples": 850}], ids=["epochs", "samples"])
+def whole(request, tmp_path_factory):
+    """A config and its run in one go."""
+    raw, path = config(train=request.param), tmp_path_factory.mktemp("any_step") / "whole"
+    run(raw, path)
+    return raw, path
+
+
 @pytest.mark.parametrize("steps", range(1, 16))
-@pytest.mark.parametrize("length", [{"epochs": 3}, {"epochs": None, "samples": 850}], ids=["epochs", "samples"])
-def test_interrupted_at_any_step(steps, length, tmp_path, monkeypatch):
+def test_interrupted_at_any_step(steps, whole, tmp_path, monkeypatch):
     """The first step of an epoch, its last, the last of the run (which its own end must not hide): each of them."""
-    raw = config(train=length)
-    run(raw, tmp_path / "whole")
-    total = metrics(tmp_path / "whole")[-1]["step"]
+    raw, path = whole
+    total = metrics(path)[-1]["step"]
     if steps <= total:
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
             interrupt_after(patch, steps)
             run(raw, tmp_path / "parts")
         run(raw, tmp_path / "parts", resume=True)
-        assert_same_run(tmp_path / "whole", tmp_path / "parts")
+        assert_same_run(path, tmp_path / "parts")
 
 
 def test_a_signal_during_the_last_evaluation_is_not_swallowed(tmp_path):
@@ -405,44 +413,39 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- real processes
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+def start(arguments, errors):
+    """train.py as a new Python, which has a hash seed of its own; its stderr in a file."""
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors.open("w"))
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), "--no-figures", *map(str, arguments)],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def fork(arguments, errors):
+    """The same in a fork of this process, which does not take seconds to begin."""
+    return Fork(run_command, train_command, arguments, errors)
 
 
 def size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def kill_until_done(raw, out, kills, rng, longest):
+def kill_until_done(arguments, out, kills, rng, longest):
     """Train by a real process, killed `kills` times at random moments of training; gives how many kills it took."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    file = out.parent / f"{out.name}.yaml"
-    file.write_text(json.dumps(raw))
-    done = 0
+    errors, done = out.with_suffix(".txt"), 0
+    resumed = ["--resume", out, "--no-figures"]
     while done < kills:
-        process = start("--resume", out) if (out / "config.yaml").exists() else start("--config", file, "--out", out)
+        process = fork(resumed if (out / "config.yaml").exists() else [*arguments, "--out", out], errors)
         before, deadline = size(out / "metrics.jsonl"), time.monotonic() + 120
         # Training has begun (again) once the metrics change: cut back, then growing.
         while size(out / "metrics.jsonl") == before and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, longest))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if process.returncode != -signal.SIGKILL:
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
             break  # it ended before the kill: the training was too short
         done += 1
-    last = start("--resume", out)
-    errors = last.communicate()[1]
-    assert last.returncode == 0, errors
+    assert start(resumed, errors).wait() == 0, errors.read_text()
     return done
 
 
@@ -457,15 +460,15 @@ KILLED = {
 
 def check_kills(case, kills, epochs, tmp_path):
     raw = KILLED[case] | {"train": {**KILLED[case]["train"], "epochs": epochs}}
-    (tmp_path / "whole.yaml").write_text(json.dumps(raw))
-    whole = start("--config", tmp_path / "whole.yaml", "--out", tmp_path / "whole")
-    assert whole.wait() == 0
-    assert kill_until_done(raw, tmp_path / "killed", kills, random.Random(case), 0.25) == kills
+    (tmp_path / "c.yaml").write_text(json.dumps(raw))
+    arguments, errors = ["--config", tmp_path / "c.yaml", "--no-figures"], tmp_path / "whole.txt"
+    assert fork([*arguments, "--out", tmp_path / "whole"], errors).wait() == 0, errors.read_text()
+    assert kill_until_done(arguments, tmp_path / "killed", kills, random.Random(case), 0.25) == kills
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_two_kills_are_survived_bit_for_bit(tmp_path):
-    check_kills("everything", 2, 120, tmp_path)
+    check_kills("everything", 2, 80, tmp_path)
 
 
 @pytest.mark.slow
@@ -474,16 +477,19 @@ def test_twenty_kills_are_survived_bit_for_bit(case, tmp_path):
     check_kills(case, 20, 600, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_resume(tmp_path, number, status):
-    raw = config(train={"epochs": 100_000, "checkpoint_seconds": 1000})
+@pytest.mark.parametrize(
+    ("begin", "number", "status"), [(fork, signal.SIGINT, 130), (start, signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_signals_save_and_say_how_to_resume(begin, number, status, tmp_path):
+    raw = config(train={"epochs": 100_000, "checkpoint_seconds": 1000, "compile": "never"})
     (tmp_path / "c.yaml").write_text(json.dumps(raw))
-    process = start("--config", tmp_path / "c.yaml", "--out", tmp_path / "x")
+    errors = tmp_path / "errors.txt"
+    process = begin(["--config", tmp_path / "c.yaml", "--out", tmp_path / "x"], errors)
     while not size(tmp_path / "x" / "metrics.jsonl") and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(number)
-    errors = process.communicate()[1]
-    assert process.returncode == status
-    assert "Traceback" not in errors
-    assert f"continue with: python scripts/train.py --resume {tmp_path / 'x'}" in errors.splitlines()[-1]
+    os.kill(process.pid, number)
+    assert process.wait() == status, errors.read_text()
+    said = errors.read_text()
+    assert "Traceback" not in said
+    assert f"continue with: python scripts/train.py --resume {tmp_path / 'x'}" in said.splitlines()[-1]
     assert vae.load(tmp_path / "x").latent_dim == 3

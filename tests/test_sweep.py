@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import shlex
 import shutil
@@ -20,6 +19,7 @@ import torch
 import yaml
 
 import vae.commands.train
+from tests.processes import Fork, run_command
 from vae.commands.evaluate import main as evaluate
 from vae.commands.sweep import main
 from vae.commands.train import main as train
@@ -456,7 +456,7 @@ def test_a_run_that_fails_is_reported_and_stops_no_other(swept, tmp_path, here, 
 # ------------------------------------------------------------------------------------- processes
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes end with their parent")
-EPOCHS = 400  # of a cell that is to be stopped: a second or two
+EPOCHS = 300  # of a cell that is to be stopped: a second or so
 
 
 @pytest.fixture
@@ -483,35 +483,15 @@ def long(tmp_path, monkeypatch):
     return tmp_path
 
 
-def in_a_fork(target, *arguments):
-    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
-def _run(command, arguments, errors):
-    """A command in a fork of this process, which has imported torch already, in a session of its own."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a worker of pytest ignores
-    torch.set_num_threads(1)
-    with open(errors, "w", buffering=1) as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(None):
-        status = command(arguments)
-    os._exit(status)
-
-
-class Forked:
+class Forked(Fork):
     """The process of a cell as `start` makes it, but for the imports of a new Python."""
 
     def __init__(self, cell, threads, environment):
-        self.process = in_a_fork(self._begin, cell)
-        self.terminate, self.kill, self.wait = self.process.terminate, self.process.kill, self.process.join
+        super().__init__(self._begin, cell)
 
     def _begin(self, cell):
         END_WITH_PARENT()
-        _run(train, cell.command()[2:], cell.log)
-
-    def poll(self):
-        return self.process.exitcode
+        run_command(train, cell.command()[2:], cell.log)
 
 
 class Sweep:
@@ -519,13 +499,13 @@ class Sweep:
 
     def __init__(self, folder, *arguments):
         self.errors = folder / "errors.txt"
-        self.process = in_a_fork(_run, main, ["--config", "long.yaml", "--out", "s", *arguments], self.errors)
+        self.process = Fork(run_command, main, ["--config", "long.yaml", "--out", "s", *arguments], self.errors)
 
     def end(self, timeout=180):
         """Its exit status and its stderr, once it has ended."""
-        self.process.join(timeout)
-        assert self.process.exitcode is not None
-        return self.process.exitcode, self.errors.read_text()
+        status = self.process.wait(timeout)
+        assert status is not None
+        return status, self.errors.read_text()
 
 
 def wait_for(condition, seconds=90):
@@ -601,18 +581,18 @@ def check_against_runs_alone(count):
 @pytest.mark.parametrize(
     ("engine", "forked", "seeds"),
     [
-        ("local", True, 4),
+        ("local", True, 3),
         pytest.param("local", False, 4, marks=pytest.mark.slow),
         pytest.param("ray", False, 4, marks=pytest.mark.slow),
     ],
 )
 def test_the_cells_of_a_sweep_that_is_killed_twice_are_each_trained_once(engine, forked, seeds, long, monkeypatch):
-    """Eight cells: forks of this process; the slow ones are new processes."""
+    """Cells of several seeds and two latent sizes: forks of this process; the slow ones are new processes."""
     if engine == "ray":
         pytest.importorskip("ray")
     if forked:
         monkeypatch.setattr(run, "start", Forked)
-    grid = ["train.seed=" + ",".join(map(str, range(seeds))), *["model.latent_dim=1,2"] * (seeds > 1)]
+    grid = ["train.seed=" + ",".join(map(str, range(seeds))), "model.latent_dim=1,2"]
     # Ray takes seconds to end after its driver, in which a cell may finish, or be killed without a word
     set_, file = ([], "metrics.jsonl") if engine == "local" else (["train.checkpoint_seconds=0.1"], LAST)
     train_alone(read_grid(grid), set_)
@@ -634,13 +614,13 @@ def test_the_cells_of_a_sweep_that_is_killed_twice_are_each_trained_once(engine,
     assert not (long / "s" / "sweep.json").exists()
     status, error = Sweep(long, *more).end()
     assert status == 0, error
-    check_against_runs_alone(8 if seeds > 1 else 1)
+    check_against_runs_alone(2 * seeds)
 
 
 @needs_linux
-def test_ray_takes_up_the_cell_of_a_worker_that_was_killed_and_stops_it_when_asked(long):
+def test_ray_takes_up_the_cell_of_a_worker_that_was_killed_and_stops_it_when_asked(long, monkeypatch):
     pytest.importorskip("ray")
-    set_ = ["train.checkpoint_seconds=0.1", f"train.epochs={4 * EPOCHS}"]  # longer than Ray takes to start it again
+    set_ = ["train.checkpoint_seconds=0.1", f"train.epochs={5 * EPOCHS}"]  # longer than Ray takes to start it again
     train_alone({SEED: [7]}, set_)
     more = ["--grid", "train.seed=7", "--set", *set_, "--processes", "1"]
     sweep = Sweep(long, *more, "--engine", "ray")
@@ -653,7 +633,8 @@ def test_ray_takes_up_the_cell_of_a_worker_that_was_killed_and_stops_it_when_ask
     os.kill(sweep.process.pid, signal.SIGTERM)
     status, error = sweep.end()
     assert status == 143, error
-    assert half_done(long, 4 * EPOCHS) == [run]
+    assert half_done(long, 5 * EPOCHS) == [run]
+    monkeypatch.setattr("vae.sweep.run.start", Forked)
     status, error = Sweep(long, *more).end()  # the engines take up each other's cells
     assert status == 0, error
     assert metrics(run)[0] == first  # its clock included: it went on and did not begin again

@@ -35,7 +35,7 @@ def test_a_notebook_is_executed_and_small(path):
     assert all(cell["execution_count"] for cell in code)
     assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
-    assert path.stat().st_size < 3_000_000
+    assert path.stat().st_size < 1_500_000
 
 
 def test_the_notebook_runs_in_under_two_minutes():

@@ -139,6 +139,10 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
     file.write_text('{"seed": 4}')
     with pytest.raises(DataError, match=r"seed_4\.json: is not a record .*delete it, and it is made again"):
         records.chosen(document(x()), [tmp_path])
+    records.write(file, record(4, {"x": 1.0}, pictures=np.zeros(3)))
+    file.with_suffix(".npz").write_bytes(b"PK\x03\x04, cut short")
+    with pytest.raises(DataError, match=r"seed_4\.json: is not a record"):
+        records.chosen(document(x()), [tmp_path])
 
 
 # ------------------------------------------------------------------------------------- the whole way
@@ -255,6 +259,7 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
         (["nobody"], "nobody: there is no such document; there are laird, chen2020, estimators"),
         ([], "reproduce.py: name a document (--list shows which there are); see reproduce.py --help"),
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
+        (["--table", "--json"], "reproduce.py: --json is for the table of one document; name it"),
         (["laird", "--out", "README.md"], "README.md: is a file; --out names a directory"),
         (["laird", "--show", "x"], "--show x: laird trains no such experiment, only as_published"),
     ],

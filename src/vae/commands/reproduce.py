@@ -22,9 +22,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the document; --list shows which there are")
     parser.add_argument("--list", action="store_true", help="the documents, and how long each takes")
-    parser.add_argument(
-        "--figure", metavar="F", help="only what this figure or table needs, such as 4.1 or 'table 4.3'"
-    )
+    parser.add_argument("--figure", metavar="F", help="only what this needs, such as 4.1 or 'table 4.3'")
     parser.add_argument(
         "--profile",
         choices=("quick", "paper"),
@@ -47,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if not args.name and not args.list and not args.table:
         raise UsageError("reproduce.py: name a document (--list shows which there are); see reproduce.py --help")
+    if args.json and not args.name:
+        raise UsageError("reproduce.py: --json is for the table of one document; name it")
 
     from vae.reproduce import DOCUMENTS, records, running
     from vae.reproduce.report import COLUMNS, cells, results

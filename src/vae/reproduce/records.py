@@ -2,10 +2,11 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,6 +33,9 @@ class Record:
     arrays: Arrays = field(default_factory=dict)
 
 
+Records = Mapping[str, Sequence[Record]]  # of each experiment by its name, over its seeds
+
+
 def path_of(out: Path, profile: str, experiment: str, seed: int) -> Path:
     """Where a record lies."""
     return out / "records" / profile / experiment / f"seed_{seed}.json"
@@ -53,10 +57,8 @@ def read(file: Path) -> Record:
         values, stored = json.loads(file.read_text()), file.with_suffix(".npz")
         arrays = dict(np.load(stored, allow_pickle=False)) if stored.exists() else {}
         return Record(**values, arrays=arrays)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{file}: is not a record of an experiment ({error}); delete it, and it is made again"
-        ) from None
+    except (OSError, ValueError, TypeError, BadZipFile) as error:
+        raise DataError(f"{file}: is not a record ({error}); delete it, and it is made again") from None
 
 
 def chosen(document: Document, folders: Iterable[Path]) -> dict[str, list[Record]]:

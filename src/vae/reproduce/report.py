@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from vae.files import write_atomically
 from vae.reproduce.document import Document, Figure
-from vae.reproduce.records import COMMITTED, Record, chosen
+from vae.reproduce.records import COMMITTED, Record, Records, chosen
 from vae.reproduce.table import GOOD, Row, table
 from vae.text import markdown_table, plus_minus
 
@@ -27,7 +27,7 @@ def figure_file(figure: Figure) -> str:
     return f"figure_{figure.name.replace('.', '_').replace(' ', '_')}.png"
 
 
-def draw(document: Document, records: Mapping[str, Sequence[Record]], out: Path, only: str | None) -> list[Path]:
+def draw(document: Document, records: Records, out: Path, only: str | None) -> list[Path]:
     """Draw the figures whose records exist into OUT/figures."""
     made = list[Path]()
     for figure in document.figures:
@@ -39,21 +39,19 @@ def draw(document: Document, records: Mapping[str, Sequence[Record]], out: Path,
     return made
 
 
-def write(document: Document, records: Mapping[str, Sequence[Record]], rows: Sequence[Row], out: Path) -> list[Path]:
+def write(document: Document, records: Records, rows: Sequence[Row], out: Path) -> list[Path]:
     """Write report.md and report.html."""
     blocks = list(_blocks(document, records, rows, out))
     texts = {
         "report.md": "\n".join(map(_markdown, blocks)),
-        "report.html": _HTML.format(title=html.escape(document.title), body="\n".join(_html(b, out) for b in blocks)),
+        "report.html": _HTML.format(title=html.escape(document.title), body="\n".join(map(_html, blocks))),
     }
     for name, text in texts.items():
         write_atomically(out / name, text.encode())
     return [out / name for name in texts]
 
 
-def _blocks(
-    document: Document, records: Mapping[str, Sequence[Record]], rows: Sequence[Row], out: Path
-) -> Iterable[Block]:
+def _blocks(document: Document, records: Records, rows: Sequence[Row], out: Path) -> Iterable[Block]:
     """The report from top to bottom."""
     yield Block("heading", document.title)
     yield Block("code", f"python scripts/reproduce.py {document.name} --profile paper --out notebooks/{document.name}")
@@ -133,12 +131,11 @@ def _markdown(block: Block) -> str:
         return markdown_table(content[0], [[cell.replace("|", r"\|") for cell in row] for row in content[1]])
     if kind == "list":
         return "".join(f"- {item}\n" for item in content)
-    return {"heading": "# {}\n", "subheading": "## {}\n", "text": "{}\n", "code": "```bash\n{}\n```\n"}[kind].format(
-        content
-    )
+    forms = {"heading": "# {}\n", "subheading": "## {}\n", "text": "{}\n", "code": "```bash\n{}\n```\n"}
+    return forms[kind].format(content)
 
 
-def _html(block: Block, out: Path) -> str:
+def _html(block: Block) -> str:
     kind, content = block
     if kind == "image":
         file, caption = content

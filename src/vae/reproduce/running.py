@@ -68,12 +68,6 @@ class Task:
         config = plain(self.settings)
         return Cell(self.name, config, self.out / "cells" / f"{self.name}.yaml", self.out / "runs" / self.name)
 
-    def done(self) -> float:
-        """The part of its training that is over, by its metrics."""
-        cell = self.cell()
-        lines = [line for line in read_log(cell.run / "metrics.jsonl") if line["split"] == "train"]
-        return lines[-1]["epoch"] / cell.config["train"]["epochs"] if lines else 0.0
-
 
 def folders(document: Document, out: str | Path | None) -> list[Path]:
     """Where records are looked for: in OUT, then among those that the repository holds."""
@@ -95,7 +89,7 @@ def missing(document: Document, profile: Profile, out: Path, figure: str | None,
     """The records to be made, every setting with one seed first: not those that OUT or the repository holds.
 
     `again`: those of the repository count for nothing. What the paper profile has answered is not made again for the
-    the quick one.
+    quick one.
     """
     where, tasks = [out] if again else folders(document, out), list[Task]()
     for experiment in document.needed(figure):
@@ -145,12 +139,9 @@ def make(tasks: Sequence[Task], processes: int | None, say: Say) -> None:
     made = [task.cell() for task in trained.values()]
     check_cells(made)
     if trained:
-        with _time_left(list(trained.values()), say):
+        with _time_left(list(zip(trained.values(), made, strict=True)), say):
             failed = train(
-                made,
-                processes=processes,
-                say=say,
-                done=lambda cell: measure(trained[cell.name], cell.run, say),
+                made, processes=processes, say=say, done=lambda cell: measure(trained[cell.name], cell.run, say)
             )
         if failed:
             name, reason = next(iter(failed.items()))
@@ -164,8 +155,7 @@ def measure(task: Task, path: Path | None, say: Say) -> None:
     """Measure the results of a trained run, or of none, and write the record."""
     say(f"{task.name}: measuring")
     began, run = time.monotonic(), None if path is None else load_run(path)
-    first = task.seed == task.experiment.seeds[0]
-    made = Made(task.seed, task.profile == "quick", first, task.settings, run)
+    made = Made(task.seed, task.profile == "quick", task.seed == task.experiment.seeds[0], task.settings, run)
     results, arrays = task.experiment.measure(made)
     about = json.loads((path / "environment.json").read_text()) if path else {}
     record = records.Record(
@@ -190,17 +180,23 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _part_trained(cell: Cell) -> float:
+    """The part of a cell's training that is over, by its metrics."""
+    lines = [line for line in read_log(cell.run / "metrics.jsonl") if line["split"] == "train"]
+    return lines[-1]["epoch"] / cell.config["train"]["epochs"] if lines else 0.0
+
+
 @contextlib.contextmanager
-def _time_left(tasks: Sequence[Task], say: Say, every: float = 60.0) -> Iterator[None]:
+def _time_left(plan: Sequence[tuple[Task, Cell]], say: Say) -> Iterator[None]:
     """While runs are trained: say every minute how far they are together, and the time left at their pace so far."""
     over, began = threading.Event(), time.monotonic()
 
     def done() -> float:  # minutes of one thread, by the estimates
-        return sum(t.minutes * (1.0 if t.record.exists() else t.done()) for t in tasks)
+        return sum(task.minutes * (1.0 if task.record.exists() else _part_trained(cell)) for task, cell in plan)
 
     def tell() -> None:
-        whole, before = sum(t.minutes for t in tasks), done()
-        while not over.wait(every):
+        whole, before = sum(task.minutes for task, _ in plan), done()
+        while not over.wait(60.0):
             now = done()
             if now > before:
                 left = (time.monotonic() - began) * (whole - now) / (now - before) / 60

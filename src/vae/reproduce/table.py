@@ -2,26 +2,27 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from scipy.special import stdtrit
 
 from vae.reproduce.document import Document, Number, Quantity
-from vae.reproduce.records import Record
+from vae.reproduce.records import Record, Records
 
 Row = dict[str, Any]
 GOOD = ("agrees", "holds")
 INFINITE = 1e6  # degrees of freedom of a standard error over the test data
 
 
-def table(document: Document, records: Mapping[str, Sequence[Record]]) -> list[Row]:
+def table(document: Document, records: Records) -> list[Row]:
     """A row for each quantity of a document, from its records, in the order of its figures."""
-    ordered = sorted(document.quantities, key=lambda quantity: document.labels().index(quantity.figure))
+    labels = document.labels()
+    ordered = sorted(document.quantities, key=lambda quantity: labels.index(quantity.figure))
     return [row(document, quantity, records) for quantity in ordered]
 
 
-def row(document: Document, quantity: Quantity, records: Mapping[str, Sequence[Record]]) -> Row:
+def row(document: Document, quantity: Quantity, records: Records) -> Row:
     """One quantity: the mean of ours over the seeds, its standard error, the 95 % interval, the verdict and why.
 
     Where the document has a number, the interval is of ours less the published one, else that of ours. The standard
@@ -51,9 +52,7 @@ def row(document: Document, quantity: Quantity, records: Mapping[str, Sequence[R
     }
 
 
-def _by_seed(
-    document: Document, quantity: Quantity, records: Mapping[str, Sequence[Record]]
-) -> dict[int, list[Record]]:
+def _by_seed(document: Document, quantity: Quantity, records: Records) -> dict[int, list[Record]]:
     """The records of a quantity's experiments for each seed that all have."""
     single = {e.name: e.seeds[0] for e in document.experiments if len(e.seeds) == 1}  # their record serves every seed
     found = {name: {record.seed: record for record in records.get(name, ())} for name in quantity.experiments}

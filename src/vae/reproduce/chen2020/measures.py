@@ -161,7 +161,7 @@ def pixels(made: Made) -> tuple[Results, Arrays]:
 
 
 def identities(made: Made) -> tuple[Results, Arrays]:
-    """The identities of chapter 3 in float64: the largest error of each, on random Gaussians and by quadrature."""
+    """The identities of chapter 3 in float64: the largest error of each on random Gaussians."""
     generator = torch.Generator().manual_seed(made.seed)
     mean, log_std, at_z = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
     q, p = Normal(mean, log_std), Normal(torch.zeros(5).double(), torch.zeros(5).double())

@@ -29,6 +29,10 @@ class TrainingFailed(VaeError):
     status = 1
 
 
+class DataWarning(UserWarning):
+    """Data of which a part is left out, or which may not be what was meant."""
+
+
 class PosteriorCollapse(UserWarning):
     """No latent carries information about the data: the posterior has collapsed onto the prior."""
 

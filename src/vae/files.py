@@ -1,13 +1,24 @@
 """Files that are written whole or not at all, and logs of metrics, which are cut back to what a checkpoint counts."""
 
+import errno
 import json
 import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vae.errors import CheckpointError
 
 UNSAFE = r"[^A-Za-z0-9_.+-]+"  # what the name of a file or directory should not contain
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file opened for reading; OSError if it is a pipe or a device, for which a reader could wait for ever."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return file
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -25,12 +25,13 @@ class Arrays(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A data set as read: its training and test splits, and the rule that made them."""
+    """A data set as read: its splits, and the rule that made them."""
 
     train: Arrays
     test: Arrays
     rule: str
     classes: tuple[str, ...] = ()  # if the files name them
+    validation: Arrays | None = None  # if the files have their own
     gap: int = 0  # how many data are left out between training and validation, as neighbours are alike
 
 

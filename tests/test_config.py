@@ -147,7 +147,6 @@ def test_all_misfits_are_reported_at_once(tmp_path):
         ({"train": {"optimizer": "lbfgs"}}, "train.optimizer.name: 'lbfgs' is not one of adam, adamw"),
         ({"train": {"compile": False}}, "train.compile: False is not one of auto, always, never"),
         ({"train": {"epochs": 3, "samples": 4}}, "train: give epochs or samples, not both"),
-        ({"train": {"patience": 3}}, "train.patience stops early by the validation ELBO: set data.validation_size too"),
         ({"train": [1]}, "train: expected a mapping of settings, not [1]"),
         ({"data": {"name": "npz"}}, "data.path: this setting is required"),
         ({"data": {"name": "digits", "path": "x"}}, "data.path: no such setting"),

@@ -409,7 +409,7 @@ def test_real_values_fit_the_gaussian_alone(tmp_path):
     data = {"name": "npz", "path": str(tmp_path / "own.npz")}
     raw = {**config(), "data": data}
     for likelihood in ("bernoulli", "grey_cross_entropy"):
-        with pytest.raises(ConfigError, match=r"data of npz are real, on \[-\d.*likelihoods that fit: gaussian"):
+        with pytest.raises(ConfigError, match=r"own.npz are real, on \[-\d.*likelihoods that fit: gaussian"):
             train(read_settings(raw, [f"model.likelihood={likelihood}"]), tmp_path / "x", verbose=False)
     assert train(read_settings(raw), tmp_path / "x", verbose=False).settings.model.likelihood.name == "gaussian"
 

@@ -411,10 +411,10 @@ def test_the_gap_of_the_frey_faces_stands_before_validation_and_test(train_from,
     assert data.test.index.min() - max(first.max(), second.max()) >= 31
 
 
-def test_cifars_axes(monkeypatch):
+def test_cifars_axes(monkeypatch, tmp_path):
     raw = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     monkeypatch.setattr(files, "read_torchvision", lambda source, root: [(raw, np.arange(4))] * 2)
-    x = vae.load_data("cifar10").train.x.numpy()
+    x = vae.load_data("cifar10", root=tmp_path).train.x.numpy()
     assert x[1, 2, 3, 4] == raw[1, 3, 4, 2]
 
 
@@ -450,7 +450,7 @@ def test_counts_choose_the_negative_binomial(tmp_path):
 
 
 def own_data(tmp_path, values):
-    np.savez(tmp_path / "own.npz", x=np.resize(values, (40, 64)))
+    np.savez(tmp_path / "own.npz", x=np.resize(values, (40, 65)))
     return {"name": "npz", "path": str(tmp_path / "own.npz")}
 
 
@@ -460,20 +460,20 @@ def own_data(tmp_path, values):
         (
             [0.0, 0.5],
             {"name": "negative_binomial"},
-            r"negative_binomial needs 0, 1, 2, \.\.\., but the data of npz are grey, on \[0, 0\.5\]; likelihoods that "
+            r"negative_binomial needs 0, 1, 2, \.\.\., but the data of .*own.npz are grey, on \[0, 0\.5\]; likelihoods that "
             "fit: grey_cross_entropy, gaussian, continuous_bernoulli, categorical, discretized_logistic$",
         ),
         (
             [0, 1, 7],
             {"name": "continuous_bernoulli"},
-            "continuous_bernoulli needs 0 to 1, but the data of npz are counts; likelihoods that fit: gaussian, "
-            "negative_binomial$",
+            r"continuous_bernoulli needs 0 to 1, but the data of .*own.npz are counts, on \[0, 7\]; likelihoods that fit: "
+            "gaussian, negative_binomial$",
         ),
         ([0, 7], {"name": "categorical"}, r"categorical needs 0, 1/255, 2/255, \.\.\., 1, but .* are counts"),
         (
             [0.0, 0.3, 1.0],
             {"name": "categorical"},
-            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, but the data of npz contain 0\.3; "
+            r"categorical of 256 levels needs 0, 1/255, 2/255, \.\.\., 1, but the data of .*own.npz contain 0\.3; "
             "model.likelihood.levels=11 fits them",
         ),
         ([0.0, 2**-0.5], {"name": "discretized_logistic"}, "no grid of up to 256 levels fits them"),

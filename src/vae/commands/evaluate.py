@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,14 @@ def _load(args: Any) -> tuple[LoadedRun, Split, Split | None]:
         limit = None if args.representation else args.limit  # which limits the labels
         train = data.evaluation_split("train") if args.representation else None
         return run, data.evaluation_split(args.split, limit), train
-    from vae.data import read_user_split
+    from vae.data import kind_of, read_user_split
 
     run = load_on_device(args.run, args.checkpoint)
-    return run, read_user_split(args.data, run.model.data_shape, run.settings.data), None
+    split = read_user_split(args.data, run.model.data_shape, run.settings.data, run.data_range)
+    low, high = split.range
+    about = f"{len(split)} data of shape {tuple(split.x.shape[1:])}, {kind_of(split)} on [{low:.4g}, {high:.4g}]"
+    print(f"{args.data}: {about}", file=sys.stderr)
+    return run, split, None
 
 
 def _name(args: Any) -> str:

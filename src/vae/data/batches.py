@@ -13,6 +13,11 @@ from vae.distributions import support_of
 from vae.errors import UsageError
 from vae.randomness import Noise, Streams, permutation
 
+SINGLE = (
+    "train.batch_size: {} holds a single datum, which batch normalisation cannot take; change batch_size, or "
+    "data.train_size by one, drop the last (DataLoader: drop_last=True), or use networks with batch_norm: false"
+)
+
 
 class Batch(NamedTuple):
     """A minibatch of M data, with their labels or targets if there are any."""
@@ -83,15 +88,18 @@ class Loader:
     ) -> None:
         self.support = support
         self.loader, self.shape, self.device, self.dtype = loader, shape, device, dtype
+        own = getattr(loader, "batch_sampler", None)  # None if the data set gives whole minibatches
         try:
-            self.num_batches, self.num_data = len(loader), len(loader.dataset)
+            self.num_batches, self.num_data = len(loader), len(getattr(own, "sampler", loader.dataset))
         except (TypeError, AttributeError):
             raise UsageError("the DataLoader and its data set must have a length") from None
         if self.num_batches == 0:
             raise UsageError("the DataLoader gives no minibatches: too few data for one, with drop_last")
-        self.batch_size = size = loader.batch_size  # None if a batch sampler decides
-        self.smallest_batch = 2 if size is None else self.num_data % size or size
-        if loader.drop_last and size is not None:
+        # None if a batch sampler of the user's own decides; then a minibatch of one datum is looked for in each epoch.
+        self.batch_size = size = getattr(own, "batch_size", None)
+        self.smallest_batch = size and (self.num_data % size or size)
+        self.needs_two = False  # because of batch normalisation
+        if size is not None and getattr(own, "drop_last", False):
             self.num_data, self.smallest_batch = self.num_batches * size, size
 
     def epoch(self, epoch: int, start: int, streams: Streams) -> Iterator[Batch]:
@@ -109,12 +117,14 @@ class Loader:
                     f"the DataLoader gives values on [{low:g}, {high:g}]; the likelihood's support is {self.support}: "
                     f"{support.words}"
                 )
+            if self.needs_two and len(images) == 1:
+                raise UsageError(SINGLE.format("a minibatch of the DataLoader"))
             y = more[0].to(self.device) if more and isinstance(more[0], Tensor) else None
             yield Batch(images.to(self.device, self.dtype).reshape(len(images), *self.shape), y)
 
     def example(self, streams: Streams) -> Batch:
         """A stand-in for a minibatch, on [0, 1]: taking one from the loader would change its order."""
-        return Batch(streams.draw({"x": Noise("uniform", (self.batch_size, *self.shape))}, self.dtype)["x"])
+        return Batch(streams.draw({"x": Noise("uniform", (self.batch_size or 2, *self.shape))}, self.dtype)["x"])
 
     def state(self) -> dict[str, Tensor]:
         """The state of the loader's generator, if it has one of its own."""

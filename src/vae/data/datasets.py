@@ -1,6 +1,7 @@
 """The table of data sets: a row for each, with its reader and what is known before reading."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import numpy as np
 
 from vae.data import files
-from vae.errors import DataError, UsageError
+from vae.data.arrays import Doubt, checked, labels_of, named, show_names
+from vae.errors import DataError, DataWarning, UsageError
 from vae.randomness import derive
 from vae.schema import Count, Index, Interval
 
@@ -32,6 +34,7 @@ class Raw(NamedTuple):
     rule: str
     classes: tuple[str, ...] = ()  # if the files name them
     validation: Arrays | None = None  # if the files have their own
+    doubt: Doubt | None = None  # about what the values are
     gap: int = 0  # how many data are left out between training and validation, as neighbours are alike
 
 
@@ -122,39 +125,43 @@ def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
 
 
 def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
-    """Your own arrays: x_train and x_test, or x alone (a random tenth is the test split); labels y_train, y_test, y.
+    """Your own arrays: x_train and x_test, or x alone (a tenth is drawn for testing), and x_val; labels y_train, ...
 
     Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, whatever their type.
     """
     return split_arrays(files.read_npz(Path(path)), path, seed, test_size)
 
 
-def split_arrays(arrays: Mapping[str, Any], path: str, seed: int, test_size: int | None) -> Raw:
+def split_arrays(
+    arrays: Mapping[str, Any], place: str, seed: int, test_size: int | None, unread: Collection[str] = ()
+) -> Raw:
     """Arrays x_train and x_test, or x alone, of which `test_size` (a tenth) drawn at random are for testing.
 
-    DataError if names, shapes or values do not fit; `path` says in it where the arrays are from.
+    DataError if names, shapes or values do not fit; `place` says in it where the arrays are from. `unread` are the
+    names of others that lie there, which a warning tells.
     """
-    if "y_test" in arrays and "x_test" not in arrays:
-        raise DataError(f"{path}: holds y_test without x_test, whose labels they are")
-    if "x_train" in arrays and "x_test" in arrays:
-        if test_size is not None:
-            raise DataError(f"data.test_size: {path} has its own x_test; leave test_size out")
-        if "y" in arrays:
-            raise DataError(f"{path}: holds y beside x_train and x_test; name the labels y_train and y_test")
-        train, test = (
-            Arrays(*files.checked(arrays[f"x_{name}"], arrays.get(f"y_{name}"), f"{path}: x_{name}"))
-            for name in ("train", "test")
-        )
-        if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
-            raise DataError(
-                f"{path}: x_train is {train.x.dtype} {train.x.shape} and x_test is {test.x.dtype} {test.x.shape}; "
-                "a datum must have the same shape and type in both"
-            )
-        return Raw(train, test, "the given x_train and x_test")
-    if "x" in arrays:
-        x, y = files.checked(arrays["x"], arrays.get("y"), f"{path}: x")
-        return _seeded_split(x, y, test_size, seed)
-    raise DataError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; it needs x_train and x_test, or x alone")
+    if unread:
+        names = f"x, x_train, x_test, x_val, and the same with y for labels; not {show_names(unread)}"
+        warnings.warn(f"{place}: only arrays of certain names are read: {names}", DataWarning, stacklevel=2)
+    x, y = named(arrays, place)
+    name = {split: "x" if split == "all" else f"x_{split}" for split in x}
+    found = {split: checked(values, f"{place}: {name[split]}") for split, values in x.items()}
+    values = {split: data for split, (data, _) in found.items()}
+    first, *others = values
+    for split in others:
+        if values[first].shape[1:] != values[split].shape[1:] or values[first].dtype != values[split].dtype:
+            here, there = (f"{name[s]} is {values[s].dtype} {values[s].shape}" for s in (first, split))
+            raise DataError(f"{place}: {here} and {there}; a datum must have the same shape and type in both")
+    labels, classes = labels_of(y, {split: len(data) for split, data in values.items()}, place)
+    parts = {split: Arrays(data, labels.get(split)) for split, data in values.items()}
+    if "all" in parts:
+        raw = _seeded_split(parts["all"].x, parts["all"].y, test_size, seed, classes)
+    elif test_size is not None:
+        raise DataError(f"data.test_size: {place} has its own x_test; leave test_size out")
+    else:
+        raw = Raw(parts["train"], parts["test"], "the given x_train and x_test", classes)
+    doubts = [doubt._replace(what=f"{name[split]}: {doubt.what}") for split, (_, doubt) in found.items() if doubt]
+    return raw._replace(validation=parts.get("validation"), doubt=doubts[0] if doubts else None)
 
 
 def _arrays(root: Path, seed: int, *, test_size: Count | None = None) -> Raw:

@@ -171,45 +171,6 @@ def read_npz(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def checked(x: Any, y: Any | None, place: str, largest: int = 255) -> tuple[Any, Any | None]:
-    """An array of data as (N, D) or (N, C, H, W), bytes of at most `largest` or float32, and its labels."""
-    if x.ndim not in (2, 3, 4) or 0 in x.shape:
-        raise DataError(f"{place}: has shape {x.shape}; data are (N, D), (N, H, W) or (N, C, H, W), none of them 0")
-    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
-        raise DataError(
-            f"{place}: has shape {x.shape}, channels last; save it as (N, C, H, W): x.transpose(0, 3, 1, 2)"
-        )
-    if x.dtype == np.uint8:
-        if x.max() == 1:
-            raise DataError(
-                f"{place}: bytes are divided by {largest}, but these are 0 and 1 only; save binary data as bool or "
-                "float32"
-            )
-        if x.max() > largest:
-            raise DataError(
-                f"{place}: has bytes up to {x.max()}, but those that the model was trained on go up to {largest}; "
-                "save grey levels on that scale, or as floats on [0, 1]"
-            )
-    elif x.dtype == bool or np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            bad = int(np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0])
-            raise DataError(f"{place}: datum {bad} has a value that is not finite (NaN or infinite in float32)")
-    elif np.issubdtype(x.dtype, np.integer):
-        if x.min() < 0 or x.max() > 2**24:
-            raise DataError(
-                f"{place}: is {x.dtype} on [{x.min()}, {x.max()}]; whole numbers are counts, 0 to 2^24 (what float32 "
-                "holds); save grey levels 0..255 as uint8, other data as floats"
-            )
-        x = x.astype(np.float32)
-    else:
-        raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats or counts")
-    if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
-        raise DataError(f"{place}: {len(x)} data and labels of shape {y.shape}, {y.dtype}; one whole number per datum")
-    return (x[:, None] if x.ndim == 3 else x), None if y is None else y.astype(np.int64)
-
-
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from vae.config import read
 from vae.data import files
+from vae.data.arrays import Doubt, checked, labels_of, show_names
 from vae.data.datasets import DATASETS, Arrays, Raw, split_arrays
 from vae.data.pixels import PIXELS, expand
 from vae.distributions import SUPPORTS
-from vae.errors import DataError, UsageError
+from vae.errors import DataError, DataWarning, UsageError
 from vae.schema import Count, Index, OneOf, OptionsOf
 
 # ------------------------------------------------------------------------------------- settings
@@ -109,6 +111,7 @@ class Data:
     test: Split
     validation: Split | None = None
     classes: tuple[str, ...] = ()
+    doubt: Doubt | None = None  # about what the values are
 
     @classmethod
     def from_arrays(
@@ -118,10 +121,12 @@ class Data:
         *,
         x_test: Any = None,
         y_test: Any = None,
+        x_val: Any = None,
+        y_val: Any = None,
         classes: Sequence[str] = (),
         **settings: Any,
     ) -> "Data":
-        """Data from arrays, tensors or lists: x is (N, D), (N, H, W) or (N, C, H, W), y has a whole number per datum.
+        """Data from arrays, tensors or lists: x is (N, D), (N, H, W) or (N, C, H, W), y has a label per datum.
 
             data = vae.Data.from_arrays(x, y, test_size=1000, validation_size=1000, seed=0)
 
@@ -129,21 +134,34 @@ class Data:
         of the data block of a config; values are read as in an .npz file. DataError if they do not fit.
         """
         names = ("x", "y") if x_test is None else ("x_train", "y_train")
-        given = {names[0]: x, names[1]: y, "x_test": x_test, "y_test": y_test}
+        given = {names[0]: x, names[1]: y, "x_test": x_test, "y_test": y_test, "x_val": x_val, "y_val": y_val}
         arrays = {name: _copied(value, name) for name, value in given.items() if value is not None}
         chosen = read(DataSettings, {"name": "arrays", **settings}, "from_arrays")
         raw = split_arrays(arrays, "from_arrays", chosen.seed, **chosen.options)
-        return _split(raw._replace(classes=tuple(classes)), chosen)
+        return _split(raw._replace(classes=tuple(classes) or raw.classes), chosen)
 
     @property
     def name(self) -> str:
         """The row of DATASETS."""
         return self.settings.name
 
+    @property
+    def source(self) -> str:
+        """Where the data are from, in words: a path, or the name of the data set."""
+        return str((self.settings.options or {}).get("path", self.name))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value of all splits."""
+        lows, highs = zip(*(s.range for s in (self.train, self.validation, self.test) if s is not None), strict=True)
+        return min(lows), max(highs)
+
     def __str__(self) -> str:
         held = 0 if self.validation is None else len(self.validation)
         sizes = f"{len(self.train)} to train, {held} to validate, {len(self.test)} to test"
-        return f"{self.name}, {self.kind}, shape {self.shape}: {sizes} ({self.rule})"
+        low, high = self.range
+        what = f"{self.source}, {self.kind} on [{low:.4g}, {high:.4g}], shape {self.shape}"
+        return f"{what}: {sizes} ({self.rule})"
 
     def sha256(self) -> str:
         """SHA-256 of the training and validation data and their labels."""
@@ -204,22 +222,27 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     if size < 1 or size + gap + held > total:
         wanted = f"train_size {settings.train_size or 'all the rest'} and validation_size {held}"
         raise DataError(f"data: {wanted} do not fit into the {total} data of the training split of {settings.name}")
+    if held and raw.validation is not None:
+        raise DataError("data.validation_size: these data have validation data of their own; leave validation_size out")
     whole, test = _as_split(raw.train, settings), _as_split(raw.test, settings)
     if settings.pixels != "grey" and kind_of(whole, test) not in ("binary", "grey"):
         does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
         lows, highs = zip(whole.range, test.range, strict=True)
+        cure = f"; {raw.doubt.what}: {raw.doubt.mend}" if raw.doubt else "; use pixels: grey"
         raise DataError(
             f"data.pixels: {settings.pixels} {does} on [0, 1], but the values of {settings.name} "
-            f"lie on [{min(lows):g}, {max(highs):g}]; use pixels: grey"
+            f"lie on [{min(lows):.9g}, {max(highs):.9g}]{cure}"
         )
     first, start = (0, size + gap) if settings.train_from == "start" else (total - size, total - size - gap - held)
     train = whole.part(slice(first, first + size))
     train = replace(train, dynamic=True) if settings.pixels == "dynamic" else _fixed(train, "train", settings)
     validation = _fixed(whole.part(slice(start, start + held)), "train", settings) if held else None
+    if raw.validation is not None:
+        validation = _fixed(_as_split(raw.validation, settings), "validation", settings)
     test = _fixed(test, "test", settings)
     kind: Kind = "levels" if settings.pixels == "levels" else kind_of(*filter(None, (train, validation, test)))
     classes = raw.classes or DATASETS[settings.name].classes
-    return Data(settings, tuple(train.x.shape[1:]), kind, raw.rule, train, test, validation, classes)
+    return Data(settings, tuple(train.x.shape[1:]), kind, raw.rule, train, test, validation, classes, raw.doubt)
 
 
 def _as_split(arrays: Arrays, settings: DataSettings) -> Split:
@@ -241,20 +264,43 @@ def kind_of(*splits: Split) -> Kind:
     return next((kind for kind, support in kinds.items() if all(map(SUPPORTS[support], values))), "real")
 
 
-def read_user_split(path: str | Path, shape: tuple[int, ...], settings: DataSettings) -> Split:
+def read_user_split(
+    path: str | Path, shape: tuple[int, ...], settings: DataSettings, trained: tuple[float, float] | None = None
+) -> Split:
     """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
-    DataError if a datum has another shape, or a byte is above the scale.
+    A warning tells if they lie on another range than the values that the model was `trained` on. DataError if a datum
+    has another shape, or a byte is above the scale.
     """
     arrays = files.read_npz(Path(path))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
     if name is None:
-        raise DataError(
-            f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; to evaluate on it, it needs x_test or x"
-        )
-    largest = DATASETS[settings.name].grey_levels - 1
-    x, y = files.checked(arrays[name], arrays.get(name.replace("x", "y")), f"{path}: {name}", largest)
+        held = show_names(arrays) or "nothing"
+        raise DataError(f"{path}: holds {held}; to evaluate on it, it needs x_test or x")
+    largest, label = DATASETS[settings.name].grey_levels - 1, name.replace("x", "y")
+    x, _ = checked(arrays[name], f"{path}: {name}", largest)
+    y, _ = labels_of({"all": arrays[label]} if label in arrays else {}, {"all": len(x)}, str(path))
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, but the model was trained on {shape}")
-    split = _as_split(Arrays(x.reshape(-1, *shape), y), settings)
+    split = _as_split(Arrays(x.reshape(-1, *shape), y.get("all")), settings)
+    if trained is not None:
+        warn_of_range(split.range, trained, f"{path}: {name}", len(x))
     return _fixed(split, "test", settings) if kind_of(split) == "grey" else split
+
+
+def warn_of_range(found: tuple[float, float], trained: tuple[float, float], what: str, count: int) -> None:
+    """Warn of `count` data on another range than the training data: twice as wide, or more.
+
+    Where the training data fill a scale, [0, 1] or [-1, 1]: a quarter beyond it, or, of twenty data or more, in half of
+    it or less.
+    """
+    (low, high), (least, most) = found, trained
+    width, is_scale = most - least, most == 1 and least in (-1, 0)
+    beyond, narrow = max(least - low, high - most), count >= 20 and high - low <= width / 2 + 1e-6
+    if beyond > (width / 4 if is_scale else width) or (is_scale and narrow):
+        warnings.warn(
+            f"{what} lies on [{low:.4g}, {high:.4g}], and the model was trained on [{least:.4g}, {most:.4g}]; put it "
+            "on the same scale",
+            DataWarning,
+            stacklevel=2,
+        )

@@ -82,7 +82,7 @@ class Gaps:
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, best (L[q*]), bound (L[q]), approximation, amortisation, their errors and k_hat."""
-        encoded = model.encoder(x).to(x.dtype)
+        encoded = model.encoder_outputs(x)
         outputs, reached = encoded, self._score(model, x, encoded, noise, "gaps/choose")[0]
         for name, start in {"encoder": encoded, "prior": torch.zeros_like(encoded)}.items():
             found = best_in_family(model, x, start, noise, f"gaps/{name}", tick)

@@ -34,20 +34,23 @@ def default_likelihood(kind: str, levels: int) -> Part:
     return Part(name, options)
 
 
-def check_kind(head: nn.Module, kind: str, value_range: tuple[float, float], source: str) -> None:
-    """ConfigError if data of a kind, from `source`, do not fit the likelihood; it names those that fit."""
+def check_kind(head: nn.Module, kind: str, value_range: tuple[float, float], source: str, doubt: str = "") -> None:
+    """ConfigError if data of a kind, from `source`, do not fit the likelihood; it names those that fit.
+
+    `doubt` is what may be wrong with the values, and how to mend it.
+    """
     fits = FITTING_SUPPORTS[kind]
     support = type(head).support  # type: ignore[attr-defined]  # of the row; an instance may name its own grid
     if support in fits:
         return
     low, high = value_range
-    within = "" if kind == "counts" else f", on [{low:g}, {high:g}]"
+    within = f", on [{low:.9g}, {high:.9g}]"
     fitting = [key for key, row in LIKELIHOODS.items() if row.support in fits]  # type: ignore[attr-defined]
     grey = kind in ("grey", "levels") and support == "binary"
     cure = ", or binarize them: data.pixels threshold, static or dynamic" if grey else ""
     raise ConfigError(
         f"model.likelihood: {_name(head)} needs {support_of(str(head.support)).words}, but the data of {source} are "
-        f"{kind}{within}; likelihoods that fit: {', '.join(fitting)}{cure}"
+        f"{kind}{within}; likelihoods that fit: {', '.join(fitting)}{cure}{doubt and f'; {doubt}'}"
     )
 
 

@@ -10,4 +10,4 @@ from vae.models.linear import (
     pca,
     probabilistic_pca,
 )
-from vae.models.vae import VAE, evaluating
+from vae.models.vae import VAE, Standardise, evaluating

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae.data.splits import warn_of_range
 from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, log_ratio, sum_from, support_of
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
@@ -68,6 +69,8 @@ class VAE(nn.Module):
         if math.prod(shape) != math.prod(wanted):
             raise UsageError(f"the decoder gives shape {shape} per datum, and the likelihood needs {wanted}")
         self.output_shape = wanted
+        self.standardise: Standardise | None = None  # what the encoder is given, if not x itself
+        self.data_range: tuple[float, float] | None = None  # of the training data, once they are known
 
     # ------------------------------------------------------------------------------ the contract of a model
 
@@ -78,7 +81,12 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor) -> Normal:  # (M, *data_shape) -> elements (M, J)
         """q(z|x)."""
-        return self.posterior_head(self.encoder(x).to(x.dtype))  # the dtype of x also under autocast
+        return self.posterior_head(self.encoder_outputs(x))
+
+    def encoder_outputs(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (M, output_size)
+        """The parameters of q(z|x), as the posterior takes them."""
+        given = x if self.standardise is None else self.standardise(x)
+        return self.encoder(given).to(x.dtype)  # the dtype of x also under autocast
 
     def likelihood(self, z: Tensor) -> Any:  # (L, M, J) -> elements (L, M, *data_shape)
         """p(x|z)."""
@@ -171,7 +179,10 @@ class VAE(nn.Module):
             raise UsageError(f"expected a tensor or an array, not {type(values).__name__} ({error})") from None
         whole = values.dtype == torch.bool or self.likelihood_head.support == "counts"
         if not (values.is_floating_point() or whole):
-            raise UsageError(f"expected floats, images on [0, 1], not {values.dtype}; divide bytes by 255")
+            raise UsageError(
+                f"expected floats, images on [0, 1], not {values.dtype}; divide bytes by 255, or by the largest level "
+                "of the training data"
+            )
         return values.to(self.prior.mean)  # which follows the model's device and dtype even if it has no parameters
 
     def _images(self, x: Any) -> Tensor:
@@ -186,12 +197,40 @@ class VAE(nn.Module):
             raise UsageError(f"x must have shape (M, {wanted}) with at least one datum, not {tuple(x.shape)}")
         if not torch.isfinite(x).all():
             raise UsageError("x has values that are not finite")
+        if self.data_range is not None:
+            warn_of_range((x.min().item(), x.max().item()), self.data_range, "x", len(x))
         return x.reshape(len(x), *self.data_shape)
 
     def _map(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
         """Evaluate a function of data in chunks."""
         with evaluating(self):
             return torch.cat([function(*rows) for rows in zip(*(c.split(CHUNK) for c in columns), strict=True)])
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std, by the training data: of each element of a vector, or of all pixels together.
+
+    Of counts and real values only; so a datum far out does not make the encoder's log-variances overflow.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Standardise":  # (N, *shape)
+        """Of training data; an element that is constant is only shifted."""
+        axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))
+        std, mean = torch.std_mean(x.double(), axes, correction=0)
+        return cls(mean.float(), torch.where(std > 0, std, 1.0).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The standardised data."""
+        return (x - self.mean) / self.std
 
 
 @contextlib.contextmanager

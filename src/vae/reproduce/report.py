@@ -2,10 +2,11 @@
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from vae.files import write_atomically
@@ -13,13 +14,6 @@ from vae.reproduce.document import Document, Figure
 from vae.reproduce.records import COMMITTED, Record, Records, chosen
 from vae.reproduce.table import GOOD, Row, table
 from vae.text import markdown_table, plus_minus
-
-
-class Block(NamedTuple):
-    """A piece of a report: heading, text, code, list (of texts), table (head and rows) or image (path and caption)."""
-
-    kind: str
-    content: Any
 
 
 def figure_file(figure: Figure) -> str:
@@ -40,46 +34,55 @@ def draw(document: Document, records: Records, out: Path, only: str | None) -> l
 
 
 def write(document: Document, records: Records, rows: Sequence[Row], out: Path) -> list[Path]:
-    """Write report.md and report.html."""
-    blocks = list(_blocks(document, records, rows, out))
-    texts = {
-        "report.md": "\n".join(map(_markdown, blocks)),
-        "report.html": _HTML.format(title=html.escape(document.title), body="\n".join(map(_html, blocks))),
-    }
-    for name, text in texts.items():
-        write_atomically(out / name, text.encode())
-    return [out / name for name in texts]
+    """Write report.md, and report.html with the pictures in it."""
+    text = "\n".join(_parts(document, records, rows, out))
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    page = _HTML.format(
+        title=html.escape(document.title), body=re.sub('src="([^"]+)"', lambda m: _inside(m, out), body)
+    )
+    for name, content in {"report.md": text, "report.html": page}.items():
+        write_atomically(out / name, content.encode())
+    return [out / "report.md", out / "report.html"]
 
 
-def _blocks(document: Document, records: Records, rows: Sequence[Row], out: Path) -> Iterable[Block]:
-    """The report from top to bottom."""
-    yield Block("heading", document.title)
-    yield Block("code", f"python scripts/reproduce.py {document.name} --profile paper --out notebooks/{document.name}")
-    yield Block("list", [*_verdicts(rows), *document.notes])
+def _inside(source: re.Match[str], out: Path) -> str:
+    """The picture that a page refers to, as a part of the page."""
+    return f'src="data:image/png;base64,{base64.b64encode((out / source[1]).read_bytes()).decode()}"'
+
+
+def _parts(document: Document, records: Records, rows: Sequence[Row], out: Path) -> Iterator[str]:
+    """The report from top to bottom, as Markdown."""
+    yield f"# {document.title}\n"
+    yield _code(f"python scripts/reproduce.py {document.name} --profile paper --out notebooks/{document.name}")
+    yield "".join(f"- {item}\n" for item in (*_verdicts(rows), *document.notes))
     for label in document.labels():
         of_label = [row for row in rows if row["figure"] == label]
         figure = next((f for f in document.figures if f.name == label), None)
-        yield Block("subheading", f"Figure {label}" if label[:1].isdigit() else label.capitalize())
+        yield "## " + (f"Figure {label}" if label[:1].isdigit() else label.capitalize()) + "\n"
         if figure:
-            yield Block("text", figure.caption)
-        yield Block("code", f"python scripts/reproduce.py {document.name} --figure '{label}' --profile paper")
+            yield f"{figure.caption}\n"
+        yield _code(f"python scripts/reproduce.py {document.name} --figure '{label}' --profile paper")
         if figure and (out / "figures" / figure_file(figure)).exists():
-            yield Block("image", (out / "figures" / figure_file(figure), figure.caption))
+            yield f"![{figure.caption}](figures/{figure_file(figure)})\n"
         elif figure:
-            yield Block("text", "Not drawn: there are no records of it yet.")
+            yield "Not drawn: there are no records of it yet.\n"
         if figure and figure.seen:
-            yield Block("text", figure.seen)
+            yield f"{figure.seen}\n"
         if of_label:
-            yield Block("table", (COLUMNS, [cells(row) for row in of_label]))
+            yield markdown_table(COLUMNS, [cells(row) for row in of_label])
     for other in document.tables:
         if lines := other.rows(records):
-            yield Block("subheading", other.title)
-            yield Block("table", (other.columns, lines))
+            yield f"## {other.title}\n"
+            yield markdown_table(other.columns, lines)
     if document.details:
-        yield Block("subheading", "Where the document's text and its code disagree")
-        yield Block("table", (("the text", "the code", "ours"), document.details))
-    yield Block("subheading", "What the numbers were made with")
-    yield Block("table", (_MADE, [_made(name, found) for name, found in records.items()]))
+        yield "## Where the document's text and its code disagree\n"
+        yield markdown_table(("the text", "the code", "ours"), document.details)
+    yield "## What the numbers were made with\n"
+    yield markdown_table(_MADE, [_made(name, found) for name, found in records.items()])
+
+
+def _code(line: str) -> str:
+    return f"```bash\n{line}\n```\n"
 
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:
@@ -119,42 +122,6 @@ def results(documents: Iterable[Document]) -> str:
     return markdown_table(head, lines)
 
 
-# ------------------------------------------------------------------------------------- Markdown and HTML
-
-
-def _markdown(block: Block) -> str:
-    kind, content = block
-    if kind == "image":
-        file, caption = content
-        return f"![{caption}](figures/{file.name})\n"
-    if kind == "table":
-        return markdown_table(content[0], [[cell.replace("|", r"\|") for cell in row] for row in content[1]])
-    if kind == "list":
-        return "".join(f"- {item}\n" for item in content)
-    forms = {"heading": "# {}\n", "subheading": "## {}\n", "text": "{}\n", "code": "```bash\n{}\n```\n"}
-    return forms[kind].format(content)
-
-
-def _html(block: Block) -> str:
-    kind, content = block
-    if kind == "image":
-        file, caption = content
-        data = base64.b64encode(file.read_bytes()).decode()
-        return f'<img src="data:image/png;base64,{data}" alt="{html.escape(caption)}">'
-    if kind == "table":
-        head, rows = content
-        lines = [_cells("th", head), *(_cells("td", row) for row in rows)]
-        return f"<div><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
-    if kind == "list":
-        return f"<ul>{''.join(f'<li>{html.escape(item)}</li>' for item in content)}</ul>"
-    tag = {"heading": "h1", "subheading": "h2", "text": "p", "code": "pre"}[kind]
-    return f"<{tag}>{html.escape(content)}</{tag}>"
-
-
-def _cells(tag: str, texts: Iterable[str]) -> str:
-    return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
-
-
 _HTML = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -162,9 +129,9 @@ _HTML = """<!doctype html>
 <title>{title}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-img {{ max-width: 100%; }} div {{ overflow-x: auto; }} pre {{ background: #f4f4f4; padding: .5rem; overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .85rem; }} td, th {{ padding: .2rem .6rem; text-align: left;
-border-bottom: 1px solid #ddd; vertical-align: top; }}
+img {{ max-width: 100%; }} pre {{ background: #f4f4f4; padding: .5rem; overflow-x: auto; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .85rem; }}
+td, th {{ padding: .2rem .6rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }}
 </style>
 {body}
 </html>

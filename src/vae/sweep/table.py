@@ -17,7 +17,7 @@ from vae.training.run_directory import history
 
 Record = Mapping[str, Any]
 Result = tuple[Cell, Record | None]  # a cell, and its evaluation if it is finished
-MEANS = {"elbo": "test ELBO", "log_p_x_given_z": r"log p(x\|z)", "kl": "KL", "train_elbo": "train ELBO"}
+MEANS = {"elbo": "test ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "train_elbo": "train ELBO"}
 DIFFERENCE = {"difference": "minus the first"}
 
 

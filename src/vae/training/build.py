@@ -11,7 +11,7 @@ from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
-from vae.data import DATASETS, load_data
+from vae.data import DATASETS, Doubt, load_data
 from vae.errors import ConfigError
 from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
@@ -43,13 +43,21 @@ def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
         kind = pixels if pixels in ("grey", "levels") else "binary"
         return with_likelihood(settings, kind), shape, kind
     data = load_data(settings.data)
-    return with_likelihood(settings, data.kind), data.shape, data.kind
+    return with_likelihood(settings, data.kind, data.doubt), data.shape, data.kind
 
 
-def with_likelihood(settings: Settings, kind: str) -> Settings:
-    """The settings with the likelihood that suits data of a kind, if none was named."""
+def with_likelihood(settings: Settings, kind: str, doubt: Doubt | None = None) -> Settings:
+    """The settings with the likelihood that suits data of a kind, if none was named.
+
+    ConfigError if the kind is in doubt, so that a likelihood has to be named.
+    """
     if settings.model.likelihood is not None:
         return settings
+    if doubt is not None and settings.data.pixels == "grey":
+        raise ConfigError(
+            f"model.likelihood: {doubt.what}; {doubt.mend}; if they are meant as they are, name a likelihood, such as "
+            f"model.likelihood={doubt.likelihood}"
+        )
     likelihood = default_likelihood(kind, DATASETS[settings.data.name].grey_levels)
     return replace(settings, model=replace(settings.model, likelihood=likelihood))
 

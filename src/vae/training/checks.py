@@ -1,13 +1,14 @@
 """All that must hold before training, checked once: parts that go together, and data that fit them."""
 
 import copy
+import warnings
 
 import torch
 from torch import nn
 
-from vae.data import Data, Loader, Split, kind_of
+from vae.data import SINGLE, Data, Doubt, Loader, Split, kind_of, outliers
 from vae.distributions import kl_divergence
-from vae.errors import ConfigError, UsageError
+from vae.errors import ConfigError, DataWarning, UsageError
 from vae.likelihoods.advice import check_kind, check_levels
 from vae.models import VAE
 from vae.objectives import Objective, WeightedKL
@@ -25,12 +26,35 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
             raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
         for split in (data.train, data.validation, data.test):
             if split is not None:
-                check_support(split, data.name, model)
-        smallest = len(data.train) % settings.train.batch_size or settings.train.batch_size
+                check_support(split, data.source, model, data.doubt)
+        smallest: int | None = len(data.train) % settings.train.batch_size or settings.train.batch_size
+        _warn_of_values(data)
     else:
         smallest = data.smallest_batch
-    check_batch_norm(model, smallest, settings.objective.options["num_samples"])
+    if settings.train.patience is not None and getattr(data, "validation", None) is None:
+        raise ConfigError("train.patience stops early by the validation ELBO: set data.validation_size too")
+    samples = settings.objective.options["num_samples"]
+    if isinstance(data, Loader) and smallest is None:
+        data.needs_two = single_datum_fails(model, samples)
+    elif smallest == 1 and single_datum_fails(model, samples):
+        raise ConfigError(SINGLE.format("the last minibatch of an epoch"))
     check_parts(settings, model)
+
+
+def _warn_of_values(data: Data) -> None:
+    """Warn of training data that are all the same, and of real-valued ones with rows that lie far out."""
+    x, index = data.train.x, data.train.index
+    if len(x) > 1 and bool((x[1:] == x[:1]).all()):
+        warnings.warn(f"{data.source}: all training data are the same; there is nothing to learn", DataWarning, 2)
+    elif data.kind == "real" and x.ndim == 2 and len(rows := outliers(x.numpy())):
+        first = ", ".join(str(index[row].item()) for row in rows[:5])
+        others = f" and {len(rows) - 5} others" if len(rows) > 5 else ""
+        warnings.warn(
+            f"{data.source}: rows far out, beyond 20 interquartile ranges of a column: {first}{others}; if they are "
+            "right, consider a log or quantile transform, or clipping, before a Gaussian likelihood",
+            DataWarning,
+            2,
+        )
 
 
 def check_parts(settings: Settings, model: VAE) -> None:
@@ -60,26 +84,21 @@ def check_objective(objective: Objective, model: VAE) -> None:
             )
 
 
-def check_support(split: Split, source: str, model: VAE) -> None:
+def check_support(split: Split, source: str, model: VAE, doubt: Doubt | None = None) -> None:
     """ConfigError if values of the data lie outside the likelihood's support: range, kind, and what fits."""
     head = model.likelihood_head
-    check_kind(head, kind_of(split), split.range, source)
+    check_kind(head, kind_of(split), split.range, source, f"{doubt.what}: {doubt.mend}" if doubt else "")
     if hasattr(head, "levels") and not split.dynamic:
         check_levels(head, split.values, source)
 
 
-def check_batch_norm(
-    model: VAE, smallest_batch: int, num_samples: int, where: str = "the last minibatch of an epoch"
-) -> None:
-    """ConfigError if a training step would normalise over a single value, which has no variance."""
-    shapes = ((model.encoder, smallest_batch, model.data_shape), (model.decoder, smallest_batch * num_samples, None))
+def single_datum_fails(model: VAE, num_samples: int) -> bool:
+    """Whether a training step on one datum would normalise over a single value, which has no variance."""
+    shapes = ((model.encoder, 1, model.data_shape), (model.decoder, num_samples, (model.latent_dim,)))
     for network, rows, shape in shapes:
         if rows == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
-            one = torch.zeros(1, *(shape or (model.latent_dim,))).to(model.prior.mean)
             try:
-                copy.deepcopy(network).train()(one)
+                copy.deepcopy(network).train()(torch.zeros(1, *shape).to(model.prior.mean))
             except ValueError:
-                raise ConfigError(
-                    f"train.batch_size: {where} holds a single datum, which batch normalisation cannot take; change "
-                    "batch_size, or data.train_size by one"
-                ) from None
+                return True
+    return False

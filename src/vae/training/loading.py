@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vae.errors import CheckpointError
-from vae.models import VAE
+from vae.models import VAE, Standardise
 from vae.precision import parameter_dtype
 from vae.training import checkpoint
 from vae.training.build import build_model
@@ -52,10 +53,12 @@ def load_run(
     check_same_run(file, values["config"], raw)
     settings = read_settings(values["config"], where=file)
     model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
+    if (mean := tensors.get("model.standardise.mean")) is not None:
+        model.standardise = Standardise(mean, torch.ones_like(mean))
     model.to(parameter_dtype(settings.train.precision))
     checkpoint.load_model(model, tensors, file)
-    data_range = tuple(values["data_range"]) if values["data_range"] else None
-    return LoadedRun(model.eval(), settings, path, which, values["step"], values["data_sha256"], data_range)
+    model.data_range = tuple(values["data_range"]) if values["data_range"] else None
+    return LoadedRun(model.eval(), settings, path, which, values["step"], values["data_sha256"], model.data_range)
 
 
 def checkpoints(path: Path) -> dict[str, Path]:

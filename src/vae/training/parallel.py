@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vae.algorithms import AEVB, Gradient, State, Sums, Values, check_finite
-from vae.data import Batch, Loader
-from vae.errors import UsageError
+from vae.data import SINGLE, Batch, Loader
+from vae.errors import ConfigError, UsageError
 from vae.models import VAE
 from vae.objectives import Memory
 from vae.randomness import Draws, seeded
 from vae.ranks import Ranks, Stop
 from vae.training.build import uses_library_networks
-from vae.training.checks import check_batch_norm
+from vae.training.checks import single_datum_fails
 from vae.training.settings import Settings
 
 K = TypeVar("K")
@@ -111,8 +111,8 @@ def prepare(model: VAE, batches: Any, settings: Settings, device: torch.device, 
         sizes = min(batches.batch_size, batches.num_data), batches.smallest_batch
         parts = [each.part(size) for each in everyone for size in sizes]
         alone = any(part.stop - part.start == 1 for part in parts)
-        where = "a rank's part of a minibatch"
-        check_batch_norm(model, 1 if alone else 2, settings.objective.options["num_samples"], where)
+        if alone and single_datum_fails(model, settings.objective.options["num_samples"]):
+            raise ConfigError(SINGLE.format("a rank's part of a minibatch"))
     differences = what_differs(model, settings, device)
     if differences and ranks.first:
         warnings.warn(f"the run differs from one on a single process: {'; '.join(differences)}", stacklevel=2)

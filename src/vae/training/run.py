@@ -16,7 +16,7 @@ from vae.data import Data, Loader, Resident, load_data
 from vae.errors import Interrupted, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
 from vae.likelihoods import LIKELIHOODS
-from vae.models import VAE
+from vae.models import VAE, Standardise
 from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.precision import matmul_precision, parameter_dtype
@@ -100,7 +100,7 @@ def train(
 ) -> Run:
     """Train what settings describe. `observe(model, data)` gives further lines for the metrics and changes nothing."""
     data = Ranks.joined().once(lambda: load_data(settings.data))
-    settings = with_likelihood(settings, data.kind)
+    settings = with_likelihood(settings, data.kind, data.doubt)
     model = build_model(settings.model, data.shape, settings.train.seed)
     return _run(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
 
@@ -165,7 +165,9 @@ def _run(
             algorithm = with_gradient(algorithm, run, settings, plan, stop)
             ranks.once(lambda: folder.describe(settings, about, device, run.form or "plain"))
             if verbose:
-                print(f"{about}\n{run.form} steps, products in {settings.train.precision}", file=sys.stderr)
+                likelihood = describe(model.likelihood_head, LIKELIHOODS).name
+                how = f"likelihood {likelihood}; {run.form} steps, products in {settings.train.precision}"
+                print(f"{about}\n{how}", file=sys.stderr)
         stepper = Stepper(algorithm, run.state, run.batches, run.streams, parameter_dtype(settings.train.precision))
         report = Report(plan, run.progress, run.batches.num_data, verbose)
         stack.callback(report.bar.close)
@@ -189,19 +191,22 @@ def begin(settings: Settings, model: VAE, data: Data | Any, ranks: Ranks) -> tup
     train = settings.train
     device = ranks.together(lambda: device_of_rank(choose_device(train.device, train.precision), ranks))
     dtype = parameter_dtype(train.precision)
-    model.to(device=device, dtype=dtype).train()
     is_data = isinstance(data, Data)
+    if is_data and data.kind in ("counts", "real") and model.standardise is None:
+        model.standardise = Standardise.of(data.train.images())
+    model.to(device=device, dtype=dtype).train()
     loader = None if is_data else Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
     check(settings, loader or data, model)
     batches: Any = loader or Resident(data.train, train.batch_size, train.seed, device, dtype)
     if ranks.several:
         prepare(model, batches, settings, device, ranks)
     algorithm = replace(build_algorithm(settings, batches.num_data, batches.num_batches), expand=batches.expand)
+    model.data_range = data.train.range if is_data else None
     about = {
         "config": plain(settings),
         "data_shape": list(model.data_shape),
         "data_sha256": data.sha256() if is_data else None,
-        "data_range": list(data.train.range) if is_data else None,
+        "data_range": model.data_range and list(model.data_range),
         "threads": torch.get_num_threads(),
     }
     check_same_data(about["data_sha256"], ranks)

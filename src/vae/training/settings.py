@@ -83,8 +83,6 @@ class Settings:
     train: TrainSettings = TrainSettings()
 
     def __post_init__(self) -> None:
-        if self.train.patience is not None and not self.data.validation_size:
-            raise ValueError("train.patience stops early by the validation ELBO: set data.validation_size too")
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
                 f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "

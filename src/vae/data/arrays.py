@@ -1,0 +1,216 @@
+"""A user's own arrays: how they are laid out, what their numbers are, and their labels.
+
+What cannot be told apart safely is asked for, either at once (shapes) or where no likelihood is named (`Doubt`).
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae.errors import DataError, DataWarning
+from vae.schema import show
+
+Array = NDArray[Any]
+NEARLY, FEW = 1e-4, 0.1  # how far outside of a support values, and how many of them, may lie if they were meant for it
+FAR_OUT = 20  # interquartile ranges
+VALIDATION = ("val", "valid", "validation")  # x_val, y_val, ...
+READ = ("x", "y", *(f"{letter}_{name}" for name in ("train", "test", *VALIDATION) for letter in "xy"))
+
+
+class Doubt(NamedTuple):
+    """Values that may not be what they seem to be; said if no likelihood is named, or one that they do not fit."""
+
+    what: str
+    mend: str
+    likelihood: str  # which takes them as they are
+
+
+# ------------------------------------------------------------------------------------- which is which
+
+
+def named(arrays: Mapping[str, Array], place: str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The data and the labels by split: train, test, validation; or `all`, for x alone, with validation if given.
+
+    DataError if names do not go together, or if the splits differ in shape or type; `place` is where they are from.
+    """
+    spelled = {"train": ("train",), "test": ("test",), "validation": VALIDATION}
+    by_split = {
+        letter: {
+            split: arrays[f"{letter}_{name}"]
+            for split, names in spelled.items()
+            for name in names
+            if f"{letter}_{name}" in arrays
+        }
+        for letter in "xy"
+    }
+    x, y = by_split["x"], by_split["y"]
+    if alone := [split for split in y if split not in x]:
+        raise DataError(f"{place}: holds y_{alone[0]} without x_{alone[0]}, whose labels they are")
+    if "train" not in x and "test" not in x and "x" in arrays:
+        x, y = {"all": arrays["x"], **x}, {**({"all": arrays["y"]} if "y" in arrays else {}), **y}
+    elif "train" not in x or "test" not in x:
+        held = show_names(arrays) or "nothing"
+        raise DataError(f"{place}: holds {held}; it needs x_train and x_test, or x alone")
+    elif "y" in arrays:
+        raise DataError(f"{place}: holds y beside x_train and x_test; name the labels y_train and y_test")
+    return x, y
+
+
+def show_names(names: Any) -> str:
+    """Names of arrays in a message, in order, cut if they are long or many."""
+    shown = [show(name)[1:-1] for name in sorted(names)]
+    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+
+
+# ------------------------------------------------------------------------------------- data
+
+
+def checked(x: Any, place: str, largest: int = 255) -> tuple[Any, Doubt | None]:
+    """Data as (N, D) or (N, C, H, W), bytes of at most `largest` or float32, and a doubt about their values.
+
+    DataError if shape, type or values cannot be used.
+    """
+    x = _laid_out(x, place)
+    if x.dtype == np.uint8:
+        _check_bytes(x, place, largest)
+        return x, None
+    if x.dtype == bool or np.issubdtype(x.dtype, np.floating):
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
+            values = x.astype(np.float32)
+        if not np.isfinite(values).all():
+            bad = int(np.argwhere(~np.isfinite(values.reshape(len(x), -1)).all(1))[0, 0])
+            raise DataError(f"{place}: datum {bad} has a value that is not finite (NaN or infinite in float32)")
+    elif np.issubdtype(x.dtype, np.integer) and x.dtype.kind in "iu":  # timedelta64 counts as an integer too
+        if x.min() < 0 or x.max() > 2**24:
+            raise DataError(
+                f"{place}: is {x.dtype} on [{x.min()}, {x.max()}]; whole numbers are counts, 0 to 2^24 (what float32 "
+                "holds); save grey levels 0..255 as uint8, other data as floats"
+            )
+        values = x.astype(np.float32)
+    else:
+        raise DataError(f"{place}: is {x.dtype}; save grey levels 0..255 as uint8, other data as floats or counts")
+    return values, _grey_or_counts(values, str(x.dtype)) or _just_outside(values)
+
+
+def _laid_out(x: Any, place: str) -> Any:
+    """(N, D) or (N, C, H, W), from these and from (N, H, W), (N, D, 1), (N, 1, D). DataError if axes are elsewhere."""
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise DataError(f"{place}: has shape {x.shape}; data are (N, D), (N, H, W) or (N, C, H, W), none of them 0")
+    n, *axes = x.shape
+    if x.ndim == 3 and 1 in axes:
+        return x.reshape(n, -1)
+    if x.ndim == 3 and n == axes[0] and axes[1] > 2 * n:
+        raise DataError(
+            f"{place}: has shape {x.shape}, which looks like (H, W, N); save it as (N, H, W): x.transpose(2, 0, 1); "
+            "or as (N, 1, H, W), x[:, None], if it is in that order already"
+        )
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim == 4:
+        channels, height, width = axes
+        likely = "channels last", "0, 3, 1, 2"
+        if not width <= 4 < min(channels, height):
+            likely = "(H, W, C, N)", "3, 2, 0, 1"
+            if not height <= 4 < min(channels, width):
+                return x
+        raise DataError(
+            f"{place}: has shape {x.shape}, which looks like {likely[0]}; save it as (N, C, H, W): "
+            f"x.transpose({likely[1]}); or as (N, D), x.reshape(len(x), -1), if it is in that order already"
+        )
+    return x
+
+
+def _check_bytes(x: Any, place: str, largest: int) -> None:
+    if x.max() == 1:
+        raise DataError(
+            f"{place}: bytes are divided by {largest}, but these are 0 and 1 only; save binary data as bool or float32"
+        )
+    if x.max() > largest:
+        raise DataError(
+            f"{place}: has bytes up to {x.max()}, but those that the model was trained on go up to {largest}; "
+            "save grey levels on that scale, or as floats on [0, 1]"
+        )
+    if 0 < x.max() < largest / 4:
+        warnings.warn(
+            f"{place}: bytes are divided by {largest}, and these go up to {x.max()} only; if that is the largest "
+            f"level, save them as floats: x / {x.max()}",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def _grey_or_counts(x: Array, dtype: str) -> Doubt | None:
+    """Whole numbers that look like grey levels: as large as two bytes make them, or pictures."""
+    top = float(x.max())
+    if top <= 1 or float(x.min()) < 0 or (x != np.floor(x)).any() or (top not in (255, 65535) and x.ndim == 2):
+        return None
+    mend = "save them as uint8: x.astype('uint8')" if top <= 255 else f"divide them by {max(top, 65535):g}"
+    what = f"whole numbers on [{x.min():g}, {top:g}] ({dtype}), grey levels or counts"
+    return Doubt(what, f"if they are grey levels, {mend}", "negative_binomial")
+
+
+def _just_outside(x: Array) -> Doubt | None:
+    """Values of which a few lie just outside of 0 or 1, of 0, 1, 2, ..., or of 0 to 1."""
+    if x.min() < -NEARLY:
+        return None
+    for words, mend, near, likelihood in (
+        ("0 or 1", "x.round()", x.clip(0, 1).round(), "grey_cross_entropy"),
+        ("0, 1, 2, ...", "x.round()", x.clip(0).round(), "gaussian"),
+        ("0 to 1", "x.clip(0, 1)", x.clip(0, 1), "gaussian"),
+    ):
+        off = x != near
+        if not off.any():
+            return None  # they are exactly that
+        if off.mean() < FEW and np.abs(x - near).max() <= NEARLY:
+            first = tuple(np.argwhere(off)[0].tolist())
+            value = np.format_float_positional(x[first], unique=True)
+            what = f"{int(off.sum())} of {x.size} values outside of {words} by a hair, the first {value} at {first}"
+            return Doubt(what, f"if that is a rounding error, save {mend}", likelihood)
+    return None
+
+
+def outliers(x: Array) -> Array:  # (N, D) -> indices
+    """The rows with a value beyond 20 interquartile ranges of its column; columns whose range is 0 are left out."""
+    low, high = np.quantile(x, (0.25, 0.75), axis=0)
+    reach = FAR_OUT * (high - low)
+    return np.flatnonzero((((x < low - reach) | (x > high + reach)) & (reach > 0)).any(1))
+
+
+# ------------------------------------------------------------------------------------- labels
+
+
+def labels_of(y: Mapping[str, Any], sizes: Mapping[str, int], place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Labels by split as (N,) int64, and the classes' names if they are words. DataError if they are no labels.
+
+    Whole numbers, whole floats, booleans and words are labels, as (N,) or (N, 1).
+    """
+    flat = {split: values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values for split, values in y.items()}
+    for split, values in flat.items():
+        name = f"{place}: y" + ("" if split == "all" else f"_{split}")
+        if values.shape != (sizes[split],):
+            raise DataError(
+                f"{name}: {sizes[split]} data and labels of shape {y[split].shape}; give one label per datum"
+            )
+        whole = values.dtype.kind in "biu"
+        if values.dtype.kind == "f":
+            whole = bool((np.isfinite(values) & (values == np.floor(values))).all())
+        if not whole and values.dtype.kind not in "US":
+            raise DataError(
+                f"{name}: is {values.dtype}; labels are whole numbers (one whole number per datum) or words"
+            )
+        if whole and values.size and not -(2.0**53) <= float(values.min()) <= float(values.max()) <= 2.0**53:
+            raise DataError(f"{name}: has labels beyond 2^53; number the classes 0, 1, 2, ...")
+    words = {split for split, values in flat.items() if values.dtype.kind in "US"}
+    if not words:
+        return {split: values.astype(np.int64) for split, values in flat.items()}, ()
+    if len(words) < len(flat):
+        raise DataError(f"{place}: the labels of some splits are words, and those of others numbers; use one of them")
+    texts = {
+        split: np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        for split, values in flat.items()
+    }
+    classes = np.unique(np.concatenate(list(texts.values())))
+    return {split: np.searchsorted(classes, values) for split, values in texts.items()}, tuple(classes.tolist())

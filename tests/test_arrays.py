@@ -310,6 +310,15 @@ def plain_run(data):
     return settings, data, model
 
 
+def test_columns_far_from_a_unit_scale_are_told():
+    x = RNG.standard_normal((60, 8))
+    x[:, 6] *= 1e6
+    with told("column 6 has a standard deviation of "):
+        check(*plain_run(vae.Data.from_arrays(x)))
+    with told():
+        check(*plain_run(vae.Data.from_arrays(x / x.std(0))))
+
+
 def test_data_that_are_all_the_same_are_told(tmp_path):
     with told("own.npz: all training data are the same; there is nothing to learn"):
         train_run(read_settings(config(npz(tmp_path, x=np.full((60, 8), 0.3)))), None, verbose=False)

@@ -312,6 +312,31 @@ def test_a_warm_up_is_no_fall(tmp_path, monkeypatch):
     assert falling([-44, -45, -44], tmp_path / "y", monkeypatch, beta=1e6, warm_up=3.0) == []
 
 
+class NormalisedConstants(torch.nn.Module):
+    """Gives numbers far from 0 that batch normalisation takes away in training; its running mean begins at 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(6)
+
+    def forward(self, z):
+        mean = self.norm(0 * z.sum(1, keepdim=True) + torch.arange(6) * 1e4)
+        return torch.cat([mean, torch.zeros_like(mean)], 1)
+
+
+def test_a_gap_between_training_and_evaluation_is_named_for_what_it_is():
+    data = vae.Data.from_arrays(torch.randn(64, 6, generator=torch.Generator().manual_seed(0)), validation_size=8)
+    model = vae.VAE(vae.mlp_encoder((6,), 4), NormalisedConstants(), vae.Gaussian((6,)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vae.fit(model, data, epochs=3, verbose=False)
+    (said,) = [str(w.message) for w in caught if "batch normalisation" in str(w.message)]  # once
+    assert said.startswith("the ELBO is -")
+    assert (
+        "on the validation data: batch normalisation takes the mean and variance of the minibatch in training" in said
+    )
+
+
 def test_one_datum_left_over_under_batch_normalisation_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.batch_size: the last minibatch of an epoch holds a single datum"):
         go(tmp_path, data={"train_size": 193}, model={"encoder": {"hidden": [8], "batch_norm": True}})

@@ -42,16 +42,25 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
 
 
 def _warn_of_values(data: Data) -> None:
-    """Warn of training data that are all the same, and of real-valued ones with rows that lie far out."""
+    """Warn of training data that are all the same, and of real vectors with rows far out, or far from a unit scale."""
     x, index = data.train.x, data.train.index
     if len(x) > 1 and bool((x[1:] == x[:1]).all()):
         warnings.warn(f"{data.source}: all training data are the same; there is nothing to learn", DataWarning, 2)
-    elif data.kind == "real" and x.ndim == 2 and len(rows := outliers(x.numpy())):
+    if data.kind != "real" or x.ndim > 2:
+        return
+    if len(rows := outliers(x.numpy())):
         first = ", ".join(str(index[row].item()) for row in rows[:5])
         others = f" and {len(rows) - 5} others" if len(rows) > 5 else ""
         warnings.warn(
             f"{data.source}: rows far out, beyond 20 interquartile ranges of a column: {first}{others}; if they are "
             "right, consider a log or quantile transform, or clipping, before a Gaussian likelihood",
+            DataWarning,
+            2,
+        )
+    elif (std := x.std(0)).max() > 100:
+        warnings.warn(
+            f"{data.source}: column {int(std.argmax())} has a standard deviation of {std.max():.3g}, and a Gaussian "
+            "likelihood begins with 1; standardise the columns, (x - x.mean(0)) / x.std(0), to train in few epochs",
             DataWarning,
             2,
         )

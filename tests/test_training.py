@@ -330,7 +330,7 @@ def test_a_gap_between_training_and_evaluation_is_named_for_what_it_is():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         vae.fit(model, data, epochs=3, verbose=False)
-    (said,) = [str(w.message) for w in caught if "batch normalisation" in str(w.message)]  # once
+    (said,) = [str(w.message) for w in caught if "running averages" in str(w.message)]  # once
     assert said.startswith("the ELBO is -")
     assert (
         "on the validation data: batch normalisation takes the mean and variance of the minibatch in training" in said

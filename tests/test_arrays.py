@@ -1,7 +1,9 @@
 """A user's own arrays: what they are taken as, what is asked for, and what is told; nothing is guessed in silence."""
 
 import contextlib
+import os
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import torch
 
 import vae
 from vae.commands import evaluate, train
-from vae.data import outliers, warn_of_range
-from vae.errors import ConfigError, DataError, DataWarning, UsageError
+from vae.data import files, outliers, warn_of_range
+from vae.errors import ConfigError, DataError, DataWarning, UsageError, VaeError
 from vae.training.checks import check
 from vae.training.run import train as train_run
 from vae.training.settings import read_settings
@@ -410,3 +412,79 @@ def test_the_last_minibatch_is_what_the_sampler_gives():
     fine = torch_data.DataLoader(x, 16, sampler=torch_data.SubsetRandomSampler(range(34)))
     run = vae.fit(model, fine, epochs=1, verbose=False)
     assert run.history[-1]["samples"] == 34
+
+
+# ------------------------------------------------------------------------------------------------- hostile files
+
+
+def test_only_what_is_needed_is_read_and_no_more_than_memory_holds(tmp_path, monkeypatch):
+    path = tmp_path / "own.npz"
+    np.savez_compressed(path, x=UNIT, y=LABELS, huge=np.zeros(10**7))
+    taken = []
+    real = files._read_member
+    monkeypatch.setattr(files, "_read_member", lambda archive, name: (taken.append(name), real(archive, name))[1])
+    with told("not huge"):
+        vae.load_data("npz", path=str(path))
+    assert taken == ["x.npy", "y.npy"]
+    monkeypatch.setattr(files, "memory", lambda: 1e4)
+    with pytest.raises(DataError, match=r"x\.npy needs 0 GB, more than the memory of this machine"):
+        vae.load_data("npz", path=str(path))
+
+
+def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 8), }"
+    header += b" " * (118 - len(header) - 1) + b"\n"
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 64)
+    with pytest.raises(DataError, match=r"own\.npz: cannot be read .*x\.npy is cut short"):
+        vae.load_data("npz", path=str(tmp_path / "own.npz"))
+
+
+def test_a_pipe_in_place_of_a_file_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "own.npz")
+    with pytest.raises(DataError, match="is not a regular file"):
+        vae.load_data("npz", path=str(tmp_path / "own.npz"))
+    for file in files.MNIST.files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(tmp_path / file)
+    with pytest.raises(DataError, match="is not a regular file"):
+        vae.load_data("mnist", root=str(tmp_path))
+
+
+def test_names_of_arrays_are_escaped_and_cut(tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+        archive.writestr("evil\x1b[2J\n.npy", b"")
+        archive.writestr("long" * 1000 + ".npy", b"")
+        for i in range(30):
+            archive.writestr(f"m{i}.npy", b"")
+    with pytest.raises(DataError, match="it needs x_train and x_test") as error:
+        vae.load_data("npz", path=str(tmp_path / "own.npz"))
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(8000, marks=pytest.mark.slow)])
+def test_a_damaged_npz_is_read_or_refused(tmp_path, count):
+    rng, path, outcomes = np.random.default_rng(count), tmp_path / "own.npz", {"read": 0, "refused": 0}
+    contents = []
+    for save in (np.savez, np.savez_compressed):
+        save(path, x=UNIT[:12, :, :3, :3], y=LABELS[:12])
+        contents.append(path.read_bytes())
+    for number in range(count):
+        mutant = bytearray(contents[number % 2])
+        for _ in range(rng.integers(1, 6)):
+            place = int(rng.integers(len(mutant)))
+            if rng.integers(3):
+                mutant[place] ^= 1 << int(rng.integers(8))
+            else:
+                del mutant[place : place + int(rng.integers(1, 30))]
+        path.write_bytes(mutant)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                vae.load_data("npz", path=str(path))
+            outcomes["read"] += 1
+        except VaeError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 0

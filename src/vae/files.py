@@ -21,6 +21,14 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
+def memory() -> float:
+    """The bytes of this machine's memory; infinity if the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file so that a reader, or a crash, finds either the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ What cannot be told apart safely is asked for, either at once (shapes) or where 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,9 @@ class Doubt(NamedTuple):
 # ------------------------------------------------------------------------------------- which is which
 
 
-def named(arrays: Mapping[str, Array], place: str) -> tuple[dict[str, Array], dict[str, Array]]:
+def named(
+    arrays: Mapping[str, Array], unread: Collection[str], place: str
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """The data and the labels by split: train, test, validation; or `all`, for x alone, with validation if given.
 
     DataError if names do not go together, or if the splits differ in shape or type; `place` is where they are from.
@@ -52,14 +54,14 @@ def named(arrays: Mapping[str, Array], place: str) -> tuple[dict[str, Array], di
     if "train" not in x and "test" not in x and "x" in arrays:
         x, y = {"all": arrays["x"], **x}, {**({"all": arrays["y"]} if "y" in arrays else {}), **y}
     elif "train" not in x or "test" not in x:
-        held = show_names(arrays) or "nothing"
+        held = show_names({*arrays, *unread}) or "nothing"
         raise DataError(f"{place}: holds {held}; it needs x_train and x_test, or x alone")
     elif "y" in arrays:
         raise DataError(f"{place}: holds y beside x_train and x_test; name the labels y_train and y_test")
     return x, y
 
 
-def show_names(names: Any) -> str:
+def show_names(names: Collection[str]) -> str:
     """Names of arrays in a message, in order, cut if they are long or many."""
     shown = [show(name)[1:-1] for name in sorted(names)]
     return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import numpy as np
 
 from vae.data import files
-from vae.data.arrays import Doubt, checked, labels_of, named, show_names
+from vae.data.arrays import READ, Doubt, checked, labels_of, named, show_names
+from vae.data.pictures import read_folder
 from vae.errors import DataError, DataWarning, UsageError
 from vae.randomness import derive
 from vae.schema import Count, Index, Interval
@@ -77,7 +78,7 @@ def _torchvision(source: files.Torchvision, shape: tuple[int, int, int], classes
     def read(root: Path, seed: int) -> Raw:
         arrays = root / f"{source.name.lower()}.npz"
         if arrays.exists():
-            raw = split_arrays(files.read_npz(arrays), str(arrays), seed, None)
+            raw = split_arrays(*files.read_npz(arrays, READ), str(arrays), seed, None)
             if (found := raw.train.x.shape[1:]) != shape:
                 raise DataError(f"{arrays}: holds data of shape {found}, and {source.name} has {shape}")
             return raw
@@ -129,21 +130,21 @@ def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) ->
 
     Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, whatever their type.
     """
-    return split_arrays(files.read_npz(Path(path)), path, seed, test_size)
+    return split_arrays(*files.read_npz(Path(path), READ), path, seed, test_size)
 
 
 def split_arrays(
-    arrays: Mapping[str, Any], place: str, seed: int, test_size: int | None, unread: Collection[str] = ()
+    arrays: Mapping[str, Any], unread: Collection[str], place: str, seed: int, test_size: int | None
 ) -> Raw:
     """Arrays x_train and x_test, or x alone, of which `test_size` (a tenth) drawn at random are for testing.
 
-    DataError if names, shapes or values do not fit; `place` says in it where the arrays are from. `unread` are the
-    names of others that lie there, which a warning tells.
+    DataError if names, shapes or values do not fit; `place` says in it where the arrays are from. A warning tells
+    the names of others that lie there, `unread`.
     """
+    x, y = named(arrays, unread, place)
     if unread:
         names = f"x, x_train, x_test, x_val, and the same with y for labels; not {show_names(unread)}"
         warnings.warn(f"{place}: only arrays of certain names are read: {names}", DataWarning, stacklevel=2)
-    x, y = named(arrays, place)
     name = {split: "x" if split == "all" else f"x_{split}" for split in x}
     found = {split: checked(values, f"{place}: {name[split]}") for split, values in x.items()}
     values = {split: data for split, (data, _) in found.items()}
@@ -184,10 +185,21 @@ def _only_from_python(name: str, what: str) -> UsageError:
 def _folder(
     root: Path, seed: int, *, path: str, size: tuple[Side, Side] | Side | None = None, test_size: Count | None = None
 ) -> Raw:
-    """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders."""
+    """A folder of images, resized to `size` (a side, or [height, width]); classes from its sub-folders.
+
+    Sub-folders train, test and validation (val), each with classes or without, are the splits.
+    """
     sides = (size, size) if isinstance(size, int) else size
-    x, y, classes = files.read_folder(Path(path), sides)
-    return _seeded_split(x, y, test_size, seed, tuple(classes))
+    found = read_folder(Path(path), sides)
+    parts = {split: Arrays(x, found.y[split]) for split, x in found.x.items()}
+    if "test" not in parts:
+        of = parts.get("all") or parts["train"]
+        raw = _seeded_split(of.x, of.y, test_size, seed, found.classes)
+    elif test_size is not None:
+        raise DataError(f"data.test_size: {path} has its own test folder; leave test_size out")
+    else:
+        raw = Raw(parts["train"], parts["test"], "the given folders train and test", found.classes)
+    return raw._replace(validation=parts.get("validation"))
 
 
 DATASETS: dict[str, DatasetRow] = {

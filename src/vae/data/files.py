@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae.errors import DataError
+from vae.files import memory, open_regular
 
 Array = NDArray[Any]
 
@@ -121,7 +124,8 @@ def _download(dataset: Any, source: Torchvision, root: Path) -> None:
 def _check_raw(source: Torchvision, root: Path) -> None:
     for path, sha256 in ((root / file, sha256) for file, sha256 in source.files.items() if sha256 is not None):
         try:
-            content = path.read_bytes()
+            with open_regular(path) as file:
+                content = file.read()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; {_mend(source, root)}") from None
         if hashlib.sha256(content).hexdigest() != sha256:
@@ -150,75 +154,39 @@ def read_frey(root: Path) -> Array:
     return np.ascontiguousarray(faces)
 
 
-def read_npz(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file; never runs code (no pickled objects)."""
+def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, Array], list[str]]:
+    """The wanted arrays of an .npz file, and the names of its others, which are not read; never runs code."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with archive:
-            arrays = {name: archive[name] for name in archive.files}
-        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{others[0]} is not an array")
+        with open_regular(path) as file:
+            if file.peek(6)[:6] == np.lib.format.MAGIC_PREFIX:  # type: ignore[attr-defined]
+                raise ValueError("it is a single array")
+            with zipfile.ZipFile(file) as archive:
+                members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+                arrays = {name: _read_member(archive, members[name]) for name in wanted if name in members}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of an .npz file") from None
-    except Exception as error:
-        pickled = "it is not an archive, or it holds pickled objects"
-        reason = pickled if "pickle" in str(error) else str(error).partition("\n")[0]
+    except Exception as error:  # whatever the readers make of foreign bytes
+        reason = str(error).partition("\n")[0]
         raise DataError(
             f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it by numpy.savez(path, x=array)"
         ) from None
-    return arrays
+    return arrays, sorted(members.keys() - arrays.keys())
 
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-
-
-def _eight_bits(image: Any) -> Any:
-    """A picture as grey levels (L) or RGB of 8 bits; ValueError if its pixels have no stated range."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)  # upright, however the camera was held
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no stated range; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):  # 65535 / 257 = 255
-        return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8))
-    grey = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert(grey)
-
-
-def read_folder(path: Path, size: tuple[int, int] | None) -> tuple[Array, Array | None, list[str]]:
-    """The images below a folder as (N, C, H, W) bytes, their classes (the names of the sub-folders), and those names.
-
-    In the order of their paths. C is 1 if all are grey, else 3; transparent pixels are white. `size` is (height,
-    width), to which each is resized, whatever its shape.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; data.path names the folder of images")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not files:
-        raise DataError(f"{path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as opened:
-                pixels = _eight_bits(opened)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: cannot be read as an image ({error}); replace or remove it") from None
-        images.append(pixels if size is None else pixels.resize(size[::-1], Image.Resampling.BOX))
-    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
-    arrays = [np.asarray(image.convert(mode)) for image in images]
-    shapes = {array.shape[:2] for array in arrays}
-    if len(shapes) > 1:
-        odd = next(f for f, a in zip(files, arrays, strict=True) if a.shape[:2] != arrays[0].shape[:2])
-        raise DataError(f"{odd}: its size differs from that of {files[0]}; give data.size, for example [64, 64]")
-    stacked = np.stack(arrays)
-    x = stacked[:, None] if mode == "L" else stacked.transpose(0, 3, 1, 2)
-    classes = sorted({file.relative_to(path).parts[0] for file in files if file.parent != path})
-    if not classes or any(file.parent == path for file in files):
-        return x, None, []
-    return x, np.array([classes.index(file.relative_to(path).parts[0]) for file in files]), classes
+def _read_member(archive: zipfile.ZipFile, name: str) -> Array:
+    """An array, after what its header claims was compared with what the archive holds and with the memory."""
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in header:
+            raise ValueError(f"{name} is of another format {version}")
+        shape, _, dtype = header[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds pickled objects")
+        needed = math.prod(shape) * dtype.itemsize
+        if needed > archive.getinfo(name).file_size:
+            raise ValueError(f"{name} is cut short")
+        if needed > memory():
+            raise ValueError(f"{name} needs {needed / 1e9:.0f} GB, more than the memory of this machine")
+    with archive.open(name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

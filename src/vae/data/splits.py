@@ -137,7 +137,7 @@ class Data:
         given = {names[0]: x, names[1]: y, "x_test": x_test, "y_test": y_test, "x_val": x_val, "y_val": y_val}
         arrays = {name: _copied(value, name) for name, value in given.items() if value is not None}
         chosen = read(DataSettings, {"name": "arrays", **settings}, "from_arrays")
-        raw = split_arrays(arrays, "from_arrays", chosen.seed, **chosen.options)
+        raw = split_arrays(arrays, (), "from_arrays", chosen.seed, **chosen.options)
         return _split(raw._replace(classes=tuple(classes) or raw.classes), chosen)
 
     @property
@@ -272,10 +272,10 @@ def read_user_split(
     A warning tells if they lie on another range than the values that the model was `trained` on. DataError if a datum
     has another shape, or a byte is above the scale.
     """
-    arrays = files.read_npz(Path(path))
+    arrays, others = files.read_npz(Path(path), ("x_test", "y_test", "x", "y"))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
     if name is None:
-        held = show_names(arrays) or "nothing"
+        held = show_names({*arrays, *others}) or "nothing"
         raise DataError(f"{path}: holds {held}; to evaluate on it, it needs x_test or x")
     largest, label = DATASETS[settings.name].grey_levels - 1, name.replace("x", "y")
     x, _ = checked(arrays[name], f"{path}: {name}", largest)

@@ -1,13 +1,19 @@
 """The config reader: what it takes, and that every misfit gets its place and the nearest right name."""
 
+import json
+import random
+import time
+from pathlib import Path
+
 import pytest
 import yaml
 
-from vae.config import differences, dump, load_yaml, override, plain
-from vae.errors import ConfigError
+from vae.config import differences, dump, flatten, load_yaml, override, plain
+from vae.errors import ConfigError, VaeError
 from vae.schema import Part
 from vae.training import read_settings
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 MINIMAL = {"data": {"name": "digits"}, "model": {"latent_dim": 2}}
 
 
@@ -238,3 +244,96 @@ def test_a_bad_override_is_named(assignment):
 
 def test_differences_are_dotted_keys():
     assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3}) == ["a.c", "d", "e"]
+
+
+# ------------------------------------------------------------------------------------------------- hostile text
+
+WORDS = [
+    "1e3", "010", "1:30", "1_0", ".5", "0x1f", "yes", "No", "null", "~", "", " ", "2020-01-01", "<<", "=", "!!int", "*a",
+    "&b", "%", "@", "- a", "a: b", "#x", "'q'", '"', "m\udcfcll", "日本", "\x1b[2J", "\x85", "\ufeff", "1" * 60, "-.inf",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_any_text_survives_being_written_and_read(tmp_path, word):
+    settings = plain(read_settings({"data": {"name": "npz", "path": word, "root": word}, "model": {"latent_dim": 2}}))
+    file = tmp_path / "c.yaml"
+    file.write_text(dump(settings))
+    assert plain(read_settings(file)) == settings
+    assert yaml.safe_load(file.read_text())["data"]["path"] == word  # also for other readers
+    again = [f"{key}={json.dumps(value)}" for key, value in flatten(settings).items()]  # as a sweep resumes a cell
+    assert plain(read_settings({"data": {"name": "digits"}, "model": {"latent_dim": 9}}, again)) == settings
+
+
+@pytest.mark.parametrize("value", ["1e3", "7", "true", "0.5"])
+def test_what_yaml_did_not_read_as_text_is_to_be_quoted(value):
+    raw = {"data": {"name": "npz"}, "model": {"latent_dim": 2}}
+    with pytest.raises(ConfigError, match=r"--set: data\.path: expected a word, not .*; put it in quotes if it is one"):
+        read_settings(raw, [f"data.path={value}"])
+    assert read_settings(raw, [f"data.path='{value}'"]).data.options["path"] == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!timestamp foo", "!!int ''", "!!bool foo", "!!float '" + "1:" * 300 + "1'", "!!python/object:os.system x", "! x",
+        "!!null {a: b}", "!!set {a}", "!!binary '*'",
+    ],
+)  # fmt: skip
+def test_tags_are_refused_with_their_line(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"model: {{latent_dim: 2}}\ndata: {text}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: line 2: not valid YAML: tags \(!!name\) are not allowed"):
+        read_settings(file)
+    with pytest.raises(ConfigError, match=r"--set data=.*tags \(!!name\) are not allowed"):
+        read_settings({}, [f"data={text}"])
+
+
+@pytest.mark.parametrize(
+    "number", ["1" * 310, "1" * 5000, "-" + "9" * 60_000 + "x", "1" * 60_000 + ".", "1" * 400 + "e1"]
+)
+def test_long_numbers_are_words_and_cost_no_time(number):
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"model\.latent_dim: expected a whole number, not '-?[19]+") as error:
+        read_settings({"data": {"name": "digits"}}, [f"model.latent_dim={number}"])
+    assert time.monotonic() - start < 1
+    assert len(str(error.value)) < 400
+    with pytest.raises(ConfigError, match="expected a finite number"):
+        read_settings({"data": {"name": "digits"}, "model": {"latent_dim": 2}, "modifiers": {"beta": 10**400}})
+
+
+def test_control_characters_of_a_key_are_escaped(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text('data: {name: digits}\nmodel: {latent_dim: 2, "a\\e[2J\\nb": 1}\n')
+    with pytest.raises(ConfigError, match=r"model\.a\\x1b\[2J\\nb: no such setting"):
+        read_settings(file)
+    with pytest.raises(ConfigError, match=r"--set \\x1b\[2J: expected KEY=VALUE"):
+        read_settings({}, ["\x1b[2J"])
+
+
+PIECES = ["!!int ", "!", "&a ", "*a", "<<: ", "? ", "{", "}", "[", "]", ": ", "- ", "#", "'", '"', "|\n", ">\n", "%", "1" * 400,
+          "1e", ".inf", "\t", "\n", "\x07", "\udcfc", "1:1:1", "---\n", "...", "=", "~", "0x", "日", "\\", ","]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(8000, marks=pytest.mark.slow)])
+def test_a_damaged_config_is_read_or_refused(tmp_path, count):
+    rng = random.Random(count)
+    seeds = [file.read_text() for file in sorted(CONFIGS.glob("*.yaml"))]
+    outcomes, file = {"read": 0, "refused": 0}, tmp_path / "c.yaml"
+    for number in range(count):
+        text = seeds[number % len(seeds)]
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(text))
+            text = (
+                text[:place] + rng.choice([*PIECES, "", chr(rng.randrange(32, 127))]) + text[place + rng.randrange(4) :]
+            )
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+        start = time.monotonic()
+        try:
+            read_settings(file)
+            read_settings(MINIMAL, [f"model={text[-60:]}"])
+            outcomes["read"] += 1
+        except VaeError:
+            outcomes["refused"] += 1
+        assert time.monotonic() - start < 1
+    assert outcomes["refused"] > count / 4

@@ -22,6 +22,7 @@ from vae.schema import (
     names_of,
     not_one_of,
     options_of,
+    printable,
     show,
 )
 
@@ -31,12 +32,14 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number, and refuses duplicate keys and aliases (which can nest without end)."""
+    """YAML that reads 1e-3 as a number, and refuses duplicate keys, tags, and aliases (which can nest without end)."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        if event.tag is not None:
+            raise yaml.composer.ComposerError(None, None, "tags (!!name) are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -47,21 +50,25 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    None, None, f"the key {show(key)} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# Numbers as people write them: YAML 1.1 reads 010 as eight, 1:30 as ninety, and 1e-3 as a string.
+# Numbers as people write them: YAML 1.1 reads 010 as eight, 1:30 as ninety, and 1e-3 as a string. Dates, and numbers of
+# more than thirty digits, are words.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rows if not tag.endswith((":int", ":float"))]
+    first: [(tag, pattern) for tag, pattern in rows if tag.endswith((":bool", ":null"))]
     for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]{0,29})$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)$|^[-+]?(\d[\d_]*\.\d*|\.\d+)$|^[-+]?\.inf$|^\.nan$"),
+    re.compile(
+        r"[-+]?([0-9][0-9_]{0,29}\.[0-9]{0,29}|\.[0-9]{1,29})([eE][-+]?[0-9]{1,9})?$"
+        r"|[-+]?[0-9][0-9_]{0,29}[eE][-+]?[0-9]{1,9}$|[-+]?\.inf$|\.nan$"
+    ),
     list("-+0123456789."),
 )
 
@@ -106,8 +113,9 @@ def override(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         if not equals or not all(dotted.split(".")):
-            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for example train.epochs=5")
-        _assign(raw, dotted, _parse(text, f"--set {assignment}"), f"--set {assignment}")
+            raise ConfigError(f"--set {printable(assignment)}: expected KEY=VALUE, for example train.epochs=5")
+        where = f"--set {printable(assignment)}"
+        _assign(raw, dotted, _parse(text, where), where)
     return raw
 
 
@@ -269,7 +277,7 @@ def _optional(type_: Any) -> bool:
 
 
 def _join(place: str, key: Any) -> str:
-    return f"{place}.{key}" if place else str(key)
+    return f"{place}.{printable(key)}" if place else printable(key)
 
 
 # ------------------------------------------------------------------------------------- writing and comparing
@@ -298,9 +306,14 @@ def dump(raw: Mapping[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of scalars on one line."""
+    """Lists of scalars on one line, and quotes around all text that this loader, or another, would not read as text."""
 
 
+for _first, _rows in _Loader.yaml_implicit_resolvers.items():
+    _Dumper.yaml_implicit_resolvers = {
+        **_Dumper.yaml_implicit_resolvers,
+        _first: [*_Dumper.yaml_implicit_resolvers.get(_first, []), *_rows],
+    }
 _Dumper.add_representer(
     list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 )

@@ -8,6 +8,7 @@ import difflib
 import functools
 import inspect
 import math
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
@@ -182,10 +183,11 @@ def _scalar(type_: type, raw: Any) -> Any:
     if not isinstance(raw, bool):
         if type_ is int and (isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())):  # 1e8 is a count
             return int(raw)
-        if type_ is float and isinstance(raw, int | float) and math.isfinite(raw):
+        if type_ is float and isinstance(raw, int | float) and abs(raw) <= sys.float_info.max:  # ints may be larger
             return float(raw)
     words = {bool: "true or false", str: "a word", int: "a whole number", float: "a finite number"}
-    raise Misfit(f"expected {words.get(type_, type_)}, not {show(raw)}")
+    hint = "; put it in quotes if it is one" if type_ is str and isinstance(raw, bool | int | float) else ""
+    raise Misfit(f"expected {words.get(type_, type_)}, not {show(raw)}{hint}")
 
 
 def marks_of(type_: Any) -> tuple[Any, ...]:
@@ -197,6 +199,12 @@ def show(raw: Any) -> str:
     """A raw value in a message, not too long."""
     text = "nothing" if raw is None else repr(raw)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: Any) -> str:
+    """A text in a message: control characters escaped, and not too long."""
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:200])
+    return escaped if len(escaped) <= 120 else escaped[:117] + "..."
 
 
 def names_of(names: Iterable[Any]) -> str:

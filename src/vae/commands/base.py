@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Main:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # paths whose bytes are no text are printed as they are
         try:
             with warnings.catch_warnings(), _sigterm_interrupts(), _first_rank_prints():
                 warnings.simplefilter("default", UserWarning)

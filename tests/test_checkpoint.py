@@ -1,8 +1,11 @@
 """A checkpoint is one safetensors file: whole or refused, by name, without running anything."""
 
+import contextlib
 import json
 import os
 import pickle
+import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -10,9 +13,10 @@ import torch
 from safetensors import safe_open
 
 import vae
-from vae.errors import CheckpointError, UsageError
+from vae.errors import CheckpointError, UsageError, VaeError
 from vae.training import checkpoint
 from vae.training.loading import load_run
+from vae.training.run_state import RunState
 
 TENSORS = {
     "a.weight": torch.randn(3, 4),
@@ -61,7 +65,7 @@ def test_a_checkpoint_is_plain_safetensors_with_one_metadata_key(run):
     with safe_open(run / "checkpoints" / "last.safetensors", "pt") as file:
         assert file.metadata().keys() == {"vae"}
         record = json.loads(file.metadata()["vae"])
-        assert record["format"] == checkpoint.FORMAT == 4
+        assert record["format"] == checkpoint.FORMAT == 5
         assert {"model.encoder.layers.1.weight", "optimizer.0.exp_avg", "streams.noise"} <= set(file.keys())
 
 
@@ -149,10 +153,10 @@ def test_opening_a_pickle_runs_nothing(tmp_path):
 
 
 def test_another_format_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 5)
+    monkeypatch.setattr(checkpoint, "FORMAT", 4)
     checkpoint.write(tmp_path / "c", TENSORS, VALUES)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 5, this version reads 4; train it again"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 4, this version reads 5; train it again"):
         checkpoint.read(tmp_path / "c")
 
 
@@ -198,3 +202,107 @@ def test_the_directory_says_what_made_it(run):
     assert {p.name for p in run.iterdir()} >= {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints"}
     environment = json.loads((run / "environment.json").read_text())
     assert environment.keys() >= {"vae", "torch", "python", "device", "threads", "commit"}
+
+
+# ------------------------------------------------------------------------------------------------- hostile files
+
+
+def with_header(content, change):
+    """A checkpoint with another header, whose length is right."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode() if not isinstance(header.get("raw"), bytes) else header["raw"]
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def metadata(text):
+    return lambda header: header["__metadata__"].update(vae=text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        metadata("[" * 100_000 + "]" * 100_000),
+        metadata(json.dumps({"format": checkpoint.FORMAT, "sha256": "0", "values": "\ud800"})),
+        metadata(json.dumps({"format": checkpoint.FORMAT, "sha256": "0", "values": 3})),
+        metadata("null"),
+        lambda header: header.update(raw=b'{"__metadata__":' + b"[" * 100_000),
+    ],
+)
+def test_metadata_that_no_library_wrote_are_refused(run, tmp_path, change):
+    path = tmp_path / "c"
+    path.write_bytes(with_header((run / "checkpoints" / "last.safetensors").read_bytes(), change))
+    for read in (checkpoint.read, checkpoint.read_values):
+        with pytest.raises(CheckpointError, match="not a whole checkpoint of this library"):
+            read(path)
+
+
+FOREIGN = [None, [], {}, "x", -1, 1e308, [None], [[]], {"a": None}, [10**12], True, "\udcfc"]
+
+
+@pytest.mark.parametrize("key", sorted(RunState.VALUES))
+@pytest.mark.parametrize("value", FOREIGN, ids=map(repr, FOREIGN))
+def test_values_of_another_type_under_a_right_digest_are_refused(run, tmp_path, key, value):
+    """Opened and resumed: an error of this library, or no error where the value is a possible one."""
+    copy = tmp_path / "x"
+    shutil.copytree(run, copy)
+    file = copy / "checkpoints" / "last.safetensors"
+    tensors, values = checkpoint.read(file)
+    checkpoint.write(file, tensors, {**values, key: value})
+    with contextlib.suppress(VaeError):
+        vae.load(copy)
+    data = vae.load_data("digits", pixels="static", train_size=200)
+    with warnings.catch_warnings(), contextlib.suppress(VaeError):
+        warnings.simplefilter("ignore")
+        vae.fit(small(), data, epochs=1, out=copy, resume=True, verbose=False)
+    if not isinstance(value, RunState.VALUES[key]):
+        with pytest.raises(CheckpointError, match=f"{key} of another type"):
+            vae.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("checkpoints/last.safetensors", "is not a regular file"),
+        ("metrics.jsonl", "is not a regular file"),
+        ("environment.json", "holds other files and is not a run"),
+        ("config.yaml", "cannot be read as a config file: is not a regular file"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_of_a_run_does_not_hang(run, tmp_path, name, sentence):
+    copy = tmp_path / "x"
+    shutil.copytree(run, copy)
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    data = vae.load_data("digits", pixels="static", train_size=200)
+    how = {"epochs": 1, "out": copy, "resume": name != "environment.json", "verbose": False}
+    with pytest.raises((VaeError, OSError), match=sentence):
+        vae.load(copy) if name == "config.yaml" else vae.fit(small(), data, **how)
+
+
+def test_a_header_is_no_longer_than_its_file(tmp_path):
+    path = tmp_path / "c"
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    for read in (checkpoint.read, checkpoint.read_values):
+        with pytest.raises(CheckpointError):
+            read(path)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.slow)])
+def test_a_damaged_checkpoint_is_refused(run, tmp_path, count):
+    rng, path = np.random.default_rng(count), tmp_path / "c"
+    content = (run / "checkpoints" / "last.safetensors").read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    for number in range(count):
+        mutant = bytearray(content)
+        place = int(rng.integers(header if number % 2 else len(content)))
+        if number % 3:
+            mutant[place] ^= 1 << int(rng.integers(8))
+        else:
+            del mutant[place : place + int(rng.integers(1, 50))]
+        path.write_bytes(mutant)
+        with pytest.raises(CheckpointError):
+            checkpoint.read(path, RunState.VALUES)
+        with contextlib.suppress(CheckpointError):
+            checkpoint.read_values(path)

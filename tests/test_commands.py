@@ -1,6 +1,8 @@
 """The command lines: what they print and write, and one sentence with status 2 for whatever is wrong."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import vae
@@ -15,7 +18,11 @@ from vae.commands.encode import main as encode
 from vae.commands.evaluate import main as evaluate
 from vae.commands.plot import main_curves, main_manifold, main_reconstructions, main_samples, main_tsne
 from vae.commands.train import main as train
-from vae.training import read_settings
+from vae.errors import CheckpointError
+from vae.training import checkpoint, read_settings
+from vae.training.loading import checkpoints
+from vae.training.run import train as train_run
+from vae.training.run_directory import resumed_settings
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -379,6 +386,169 @@ def test_overwrite_replaces_a_run_and_nothing_else(folder, tmp_path):
     assert [p.name for p in (run / "evaluations").iterdir()] == ["test.json"]
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["epoch"] for line in lines} == {1}
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy of the run of two latents, and the arguments that replace it."""
+    shutil.copytree(folder / "d2", tmp_path / "run")
+    return tmp_path / "run", ["--config", str(folder / "tiny.yaml"), "--out", str(tmp_path / "run"), "--overwrite"]
+
+
+def test_overwrite_leaves_what_a_user_has_put_beside_the_files_of_a_run(copied):
+    run, arguments = copied
+    mine = [run / name for name in ("figures/mine.png", "checkpoints/mine.safetensors", "evaluations/mine.txt", "a/b")]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    assert train([*arguments, "--set", "train.epochs=1"]) == 0
+    assert all(file.read_text() == "mine" for file in mine)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "figures", "evaluations"])
+def test_overwrite_follows_no_link_and_removes_nothing_before_it_has_looked(copied, tmp_path, name, capsys):
+    run, arguments = copied
+    shutil.move(run / name, tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert train(arguments) == 2
+    assert f"{run / name}: is a link, which --overwrite does not follow" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    (run / name).unlink()
+    assert train([*arguments, "--set", "train.epochs=1"]) == 0
+
+
+def test_overwrite_refuses_a_folder_in_place_of_a_file_before_it_removes_any(copied, capsys):
+    run, arguments = copied
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    assert train(arguments) == 2
+    assert "metrics.jsonl: is a folder where a run has a file" in capsys.readouterr().err
+    assert (run / "checkpoints" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "checkpoints/last.safetensors", "metrics.jsonl", "evaluations/test.json"]
+)
+def test_no_output_replaces_a_file_of_a_run(copied, name, capsys):
+    run, _ = copied
+    before = (run / name).read_bytes()
+    assert encode([str(run), "--out", str(run / name)]) == 2
+    assert f"{run / name}: is a file of the run {run}; choose another name" in capsys.readouterr().err
+    assert evaluate([str(run), "--limit", "5", "--save", str(run / name)]) == 2
+    assert (run / name).read_bytes() == before
+    assert encode([str(run), "--out", str(run / "codes.npz"), "--limit", "5"]) == 0  # beside them is fine
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3", "[" * 100_000])
+def test_an_environment_that_is_none_is_one_sentence(copied, content, capsys):
+    run, arguments = copied
+    (run / "environment.json").write_text(content)
+    assert train(arguments) == 2
+    assert "holds other files and is not a run" in capsys.readouterr().err
+    assert train(["--resume", str(run), "--set", "train.epochs=3"]) == 0  # the checkpoint says enough
+
+
+def test_an_empty_out_is_refused(folder, capsys):
+    assert train(["--config", str(folder / "tiny.yaml"), "--out", ""]) == 2
+    assert capsys.readouterr().err == "train.py: --out is empty; name a directory for the run\n"
+
+
+# ------------------------------------------------------------------------------------------------- from weights
+
+
+def test_a_run_begins_with_the_weights_of_another(folder, tmp_path, capsys):
+    run, old = tmp_path / "next", folder / "d2"
+    config = ["--config", str(folder / "tiny.yaml"), "--from", str(old)]
+    changed = ["train.optimizer={name: sgd, lr: 1e-30}", "train.epochs=1", "modifiers.beta=2"]
+    assert train([*config, "--out", str(run), "--set", *changed]) == 0
+    before, after = vae.load(old).state_dict(), vae.load(run).state_dict()
+    assert all(
+        torch.equal(before[name], after[name]) for name in before if "running" not in name and "num_b" not in name
+    )
+    source = checkpoints(old)["best"]
+    expected = {"run": str(old), "checkpoint": "best", "sha256": checkpoint.sha256_of(source)}
+    assert json.loads((run / "environment.json").read_text())["weights"] == expected
+    assert checkpoint.read_values(checkpoints(run)["last"])["weights"] == expected
+    assert train(["--resume", str(run), "--set", "train.epochs=2"]) == 0
+    assert checkpoint.read_values(checkpoints(run)["last"])["weights"] == expected
+    assert checkpoint.read_values(source)["weights"] is None
+    for file in (run / "checkpoints").iterdir():  # a run that is killed before its first checkpoint
+        file.unlink()
+    capsys.readouterr()
+    assert train(["--resume", str(run)]) == 2
+    assert (
+        f"was to begin with the weights of {old}; start it again with --from and --overwrite" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config", "{c}", "--from", "{d4}"], "last.safetensors: of another model: "),
+        (["--config", "{c}", "--from", "nowhere"], "nowhere: no such run directory"),
+        (["--resume", "{d2}", "--from", "{d4}"], "--resume continues a run in its own directory; it takes no --out"),
+        (
+            ["--resume", "{d2}", "--set", "train.optimizer.lr=1e-4"],
+            "begin another run with its weights: train.py --from {d2}",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_sentence(folder, tmp_path, arguments, sentence, capsys):
+    places = {"c": folder / "tiny.yaml", "d2": folder / "d2", "d4": folder / "d4"}
+    given = [argument.format(**places) for argument in arguments]
+    assert train([*given, *([] if "--resume" in given else ["--out", str(tmp_path / "x")])]) == 2
+    error = capsys.readouterr().err
+    assert sentence.format(**places) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------------------------------------- a full disk
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from vae.commands.train import main
+sys.exit(main({arguments}))
+"""
+
+
+def limited(limit, arguments):
+    """train.py where no file may be larger."""
+    code = LIMITED.format(limit=limit, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_found_before_the_training(folder, tmp_path):
+    run = tmp_path / "x"
+    ended = limited(20_000, ["--config", str(folder / "tiny.yaml"), "--out", str(run), "--no-figures"])
+    assert ended.returncode == 2
+    (said,) = [line for line in ended.stderr.splitlines() if "cannot be written" in line]
+    assert re.search(
+        r"x/checkpoints/last\.safetensors: cannot be written: .*; it needs [\d,]+ bytes, and [\d,]+ are free", said
+    )
+    assert "epoch 1" not in ended.stderr
+    assert not (run / "config.yaml").exists()
+    assert (
+        train(["--config", str(folder / "tiny.yaml"), "--out", str(run), "--no-figures"]) == 0
+    )  # nothing is in the way
+
+
+def test_a_checkpoint_that_cannot_be_written_later_leaves_the_one_before(folder, tmp_path, monkeypatch):
+    run = tmp_path / "x"
+    assert train(["--config", str(folder / "tiny.yaml"), "--out", str(run), "--no-figures"]) == 0
+    before = (run / "checkpoints" / "last.safetensors").read_bytes()
+
+    def full(*ignored):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written: No space left.*bytes.*free.*last good checkpoint is"
+    ):
+        train_run(resumed_settings(run, ["train.epochs=9"]), run, resume=True, verbose=False)
+    assert (run / "checkpoints" / "last.safetensors").read_bytes() == before
 
 
 def test_vectors_and_unlabelled_data_are_pictured_too(tmp_path):

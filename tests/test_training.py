@@ -12,7 +12,7 @@ import vae
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Batch, Data
 from vae.distributions import has_exact_kl
-from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError
+from vae.errors import ConfigError, PosteriorCollapse, TrainingFailed, UsageError, VaeError
 from vae.objectives import OBJECTIVES, EstimatorB, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.training import read_settings
@@ -335,6 +335,60 @@ def test_a_gap_between_training_and_evaluation_is_named_for_what_it_is():
     assert (
         "on the validation data: batch normalisation takes the mean and variance of the minibatch in training" in said
     )
+
+
+def frozen():
+    model = vae.VAE(
+        vae.mlp_encoder(SHAPE, 4, hidden=(4,)), vae.mlp_decoder(2, SHAPE, hidden=(4,)), vae.Bernoulli(SHAPE)
+    )
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        (frozen, {}, "no parameter of the model requires a gradient"),
+        (lambda: torch.nn.Linear(2, 2), {}, "model: expected a vae.VAE, such as vae.build gives, not Linear"),
+        (lambda: None, {}, "not NoneType"),
+        (None, {"out": "a\0b"}, "out: 'a\\x00b' is not a path"),
+        (None, {"out": "x" * 5000}, "out: 'xx.*: File name too long"),
+        (None, {"out": ""}, "out: '' is not a path"),
+        (None, {"out": 3}, "out: 3 is not a path"),
+        (None, {"seed": 1.5}, r"train\.seed: expected a whole number, not 1\.5"),
+        (None, {"seed": "x"}, r"train\.seed: expected a whole number, not 'x'"),
+        (
+            None,
+            {"out": "{tmp}", "resume": True, "overwrite": True},
+            "resume continues a run, and overwrite replaces it",
+        ),
+    ],
+)
+def test_arguments_of_fit_are_checked(tmp_path, model, options, sentence):
+    given = {key: str(tmp_path / "x") if value == "{tmp}" else value for key, value in options.items()}
+    made = frozen().requires_grad_(True) if model is None else model()
+    with pytest.raises(VaeError, match=sentence.replace("\\x", r"\\x")):
+        vae.fit(made, vae.load_data("digits", pixels="static", train_size=64), epochs=1, verbose=False, **given)
+
+
+def test_places_and_seeds_elsewhere_are_checked():
+    for place in ("a\0b", "x" * 5000, "", None):
+        with pytest.raises(VaeError, match=r"run: .*(is not a path|File name too long)"):
+            vae.load(place)
+        with pytest.raises(VaeError):
+            vae.load_data("folder", path=place)
+    model = frozen()
+    for seed in (1.5, "x", None):
+        for call in (lambda s: model.elbo(torch.zeros(2, 64), seed=s), lambda s: model.sample(2, seed=s)):
+            with pytest.raises(UsageError, match="seed: expected a whole number"):
+                call(seed)
+
+
+@pytest.mark.parametrize("how", ["never", "always"])
+def test_a_batch_size_beyond_the_data_costs_no_memory(how):
+    """A billion data of a minibatch would be 64 GB."""
+    data = vae.load_data("digits", pixels="static")
+    run = vae.fit(frozen().requires_grad_(True), data, epochs=1, batch_size=10**9, compile=how, verbose=False)
+    assert run.steps == 1
 
 
 def test_one_datum_left_over_under_batch_normalisation_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 
 from vae.errors import ConfigError
+from vae.files import open_regular
 from vae.schema import (
     Misfit,
     Option,
@@ -88,7 +89,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError if it is missing, empty, or not a mapping."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file{_nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -7,9 +7,28 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vae.errors import CheckpointError
+from vae.errors import CheckpointError, UsageError
+from vae.schema import show
 
 UNSAFE = r"[^A-Za-z0-9_.+-]+"  # what the name of a file or directory should not contain
+
+
+def as_path(given: str | Path, name: str) -> Path:
+    """A path that a person gave as `name`; UsageError if it is empty, no path, or one that no file system can hold."""
+    if not isinstance(given, str | os.PathLike) or not str(given) or "\0" in str(given):
+        raise UsageError(f"{name}: {show(given)} is not a path")
+    try:
+        os.lstat(given)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{name}: {show(str(given))}: {error.strerror}") from None
+    return Path(given)
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file; what is no UTF-8 in it is replaced."""
+    with open_regular(path) as file:
+        return file.read().decode("utf-8", "replace")
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -88,7 +107,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     read = []
-    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+    for number, text in enumerate(read_text(path).splitlines(keepends=True), 1):
         if text.endswith("\n"):
             try:
                 read.append(_checked(json.loads(text)))

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.errors import UsageError
+
 NoiseKind = Literal["normal", "uniform"]
 
 
@@ -35,7 +37,9 @@ _DRAW = {"normal": torch.randn, "uniform": torch.rand}
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A seed of 63 bits for the stream of these names, independent between names."""
+    """A seed of 63 bits for the stream of these names, independent between names. UsageError if it is no number."""
+    if not isinstance(seed, int):
+        raise UsageError(f"seed: expected a whole number, not {seed!r}")
     digest = hashlib.sha256("/".join(str(part) for part in (seed, *names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

@@ -185,6 +185,9 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
 
     import numpy as np
 
+    from vae.training.run_directory import check_output
+
+    check_output(Path(path))
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:

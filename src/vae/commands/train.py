@@ -24,6 +24,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--config", metavar="FILE", help="a YAML config, such as those in configs/")
     add_set(parser)
+    parser.add_argument("--from", dest="weights", metavar="RUN", help="begin with the weights of this run")
     parser.add_argument("--out", metavar="RUN", help="the run directory (default: runs/NAME of the config file)")
     parser.add_argument(
         "--resume", metavar="RUN", help="continue a run; the result is the same, bit for bit, as without a stop"
@@ -44,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = [name for name in ("config", "resume", "list") if getattr(args, name)]
     if len(chosen) != 1:
         raise UsageError("train.py: give one of --config FILE, --resume RUN, --list; see train.py --help")
-    if args.resume and (args.out or args.overwrite):
+    if args.resume and (args.out or args.overwrite or args.weights):
         raise UsageError(
-            "train.py: --resume continues a run in its own directory; it takes no --out and no --overwrite"
+            "train.py: --resume continues a run in its own directory; it takes no --out, no --overwrite and no --from"
         )
+    if args.out == "":
+        raise UsageError("train.py: --out is empty; name a directory for the run")
     if args.list:
         from vae.commands.list import listing
 
@@ -97,7 +100,8 @@ def _train(args: Any) -> None:
     ranks = Ranks.joined()
     settings, path = ranks.once(lambda: _settings(args))
     try:
-        run = train(settings, path, resume=bool(args.resume), overwrite=args.overwrite, observe=test_curve)
+        options = {"resume": bool(args.resume), "overwrite": args.overwrite, "weights": args.weights}
+        run = train(settings, path, observe=test_curve, **options)
     except Interrupted as stop:
         how = f"; continue with: python scripts/train.py --resume {path}" if (path / "config.yaml").exists() else ""
         raise Interrupted(f"{stop}{how}", stop.status) from None

@@ -13,6 +13,7 @@ from vae.data import files
 from vae.data.arrays import READ, Doubt, checked, labels_of, named, show_names
 from vae.data.pictures import read_folder
 from vae.errors import DataError, DataWarning, UsageError
+from vae.files import as_path
 from vae.randomness import derive
 from vae.schema import Count, Index, Interval
 
@@ -190,7 +191,7 @@ def _folder(
     Sub-folders train, test and validation (val), each with classes or without, are the splits.
     """
     sides = (size, size) if isinstance(size, int) else size
-    found = read_folder(Path(path), sides)
+    found = read_folder(as_path(path, "data.path"), sides)
     parts = {split: Arrays(x, found.y[split]) for split, x in found.x.items()}
     if "test" not in parts:
         of = parts.get("all") or parts["train"]

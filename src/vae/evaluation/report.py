@@ -18,7 +18,7 @@ from vae.evaluation.bound import evaluate_bound, warn_of_collapse
 from vae.evaluation.gaps import Gaps
 from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
 from vae.evaluation.representation import evaluate_representation, representation_table
-from vae.files import write_atomically
+from vae.files import read_text, write_atomically
 from vae.models import VAE
 from vae.schema import Count, Index, OneOf, options_of, validated
 from vae.text import NOT_A_DENSITY, mean_row
@@ -143,8 +143,8 @@ def write_evaluation(run: Path, record: Record, name: str = "test") -> None:
 def read_evaluation(run: Path, split: str = "test") -> Record | None:
     """The evaluation of a whole split in a run directory, if there is one."""
     try:
-        record = json.loads((run / "evaluations" / f"{split}.json").read_text())
-    except (OSError, ValueError):
+        record = json.loads(read_text(run / "evaluations" / f"{split}.json"))
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "step" in record else None
 

@@ -13,6 +13,7 @@ import torch
 
 from vae.errors import Interrupted, VaeError
 from vae.evaluation.report import read_evaluation
+from vae.files import read_text
 from vae.sweep.cell import Cell, Ended, Say, start, stop
 from vae.sweep.grid import Grid, cells, check_cells, check_directory
 from vae.sweep.ray_engine import check_cluster, train_by_ray
@@ -71,7 +72,7 @@ def run(
             done(cell)
         with contextlib.closing(training):
             for number, (cell, status) in enumerate(training, len(finished) + 1):
-                record, lines = finished_evaluation(cell), cell.log.read_text(errors="replace").splitlines()
+                record, lines = finished_evaluation(cell), read_text(cell.log).splitlines()
                 if record is None:
                     failures[cell.name] = _reason(status, lines)
                     shown, result = lines[-10:], f"failed: {failures[cell.name]}"

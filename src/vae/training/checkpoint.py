@@ -8,7 +8,9 @@ states give equal files.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import os
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +23,9 @@ from torch.optim import Optimizer
 
 from vae.algorithms.optimizers import HOW
 from vae.errors import CheckpointError
-from vae.files import write_atomically
+from vae.files import open_regular, write_atomically
 
-FORMAT = 4
+FORMAT = 5
 _KEY = "vae"
 
 
@@ -36,10 +38,10 @@ def write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> Non
     write_atomically(path, _save_tensors(own, metadata))
 
 
-def read(path: Path, keys: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, kinds: Mapping[str, Any] = types.MappingProxyType({})) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and values of a checkpoint; CheckpointError if it is missing, cut short, altered, or not one.
 
-    `keys` are those that its values must hold.
+    `kinds` are the types of the values that it must hold.
     """
     with _readable(path) as file:
         content = file.read()
@@ -52,18 +54,40 @@ def read(path: Path, keys: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[
     # The header is compact JSON, padded with spaces; the digest does not cover the padding, so look at it.
     if sha256 != _digest(tensors, text) or not header.rstrip(b" ").endswith(b"}"):
         raise CheckpointError(f"{path}: the file was altered or damaged (its SHA-256 is wrong); {_CURE}")
-    values = json.loads(text)
-    lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
-    if lacking:
-        raise CheckpointError(f"{path}: lacks {', '.join(lacking)}, so it was not written by this library; {_CURE}")
+    with of_this_library(path):
+        values = json.loads(text)
+        wrong = [key for key, kind in kinds.items() if not isinstance(values[key], kind)]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} of another type")
     return tensors, values
+
+
+@contextlib.contextmanager
+def of_this_library(path: Path) -> Iterator[None]:
+    """CheckpointError where values, though whole, are not what this library writes."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise _damaged(path, error) from error
 
 
 def read_values(path: Path) -> dict[str, Any]:
     """The values of a checkpoint alone, from its header; the digest, which covers the tensors too, is not checked."""
+    with of_this_library(path):
+        return json.loads(_header(path)[1])
+
+
+def sha256_of(path: Path) -> str:
+    """The digest that stands in a checkpoint."""
+    return _header(path)[0]
+
+
+def _header(path: Path) -> tuple[str, str]:
+    """The digest and the JSON text of the values, without reading the tensors."""
     with _readable(path) as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-    return json.loads(_record(path, header)[1])
+        size = os.fstat(file.fileno()).st_size
+        header = file.read(min(size, int.from_bytes(file.read(8), "little")))
+    return _record(path, header)
 
 
 _CURE = "put a copy of it back, or train again"
@@ -72,7 +96,7 @@ _CURE = "put a copy of it back, or train again"
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
@@ -85,7 +109,8 @@ def _record(path: Path, header: bytes) -> tuple[str, str]:
     try:
         record = json.loads(json.loads(header)["__metadata__"][_KEY])
         version, sha256, text = record["format"], record["sha256"], record["values"]
-    except (ValueError, KeyError, TypeError) as error:
+        text.encode()  # which a lone surrogate cannot be
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: is of checkpoint format {version}, this version reads {FORMAT}; train it again")
@@ -98,12 +123,12 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(f"{FORMAT}\n{text}\n".encode())
+    found = hashlib.sha256(f"{FORMAT}\n{text}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return found.hexdigest()
 
 
 # ------------------------------------------------------------------------------------- modules and optimizers

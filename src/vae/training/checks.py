@@ -21,6 +21,8 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
 
     The values of a DataLoader are looked at minibatch by minibatch, when it gives them.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError("no parameter of the model requires a gradient, so there is nothing to train")
     if isinstance(data, Data):
         if data.shape != model.data_shape:
             raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")

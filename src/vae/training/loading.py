@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vae.errors import CheckpointError
+from vae.files import as_path
 from vae.models import VAE, Standardise
 from vae.precision import parameter_dtype
 from vae.training import checkpoint
@@ -41,7 +42,7 @@ def load_run(
     A network that was the user's own module has to be given again. Opening runs no code of the file. CheckpointError
     if the file is damaged or of another model, UsageError if the directory is not a run.
     """
-    path = Path(path)
+    path = as_path(path, "run")
     raw, files = open_config(path), checkpoints(path)
     if not files:
         raise CheckpointError(f"{path}: has no checkpoint yet; train it: train.py --resume {path}")
@@ -52,7 +53,8 @@ def load_run(
     tensors, values = checkpoint.read(file, RunState.VALUES)
     check_same_run(file, values["config"], raw)
     settings = read_settings(values["config"], where=file)
-    model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
+    with checkpoint.of_this_library(file):
+        model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
     if (mean := tensors.get("model.standardise.mean")) is not None:
         model.standardise = Standardise(mean, torch.ones_like(mean))
     model.to(parameter_dtype(settings.train.precision))

@@ -15,6 +15,7 @@ from vae.config import plain
 from vae.data import Data, Loader, Resident, load_data
 from vae.errors import Interrupted, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
+from vae.files import as_path
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE, Standardise
 from vae.networks import DECODERS, ENCODERS
@@ -25,8 +26,10 @@ from vae.randomness import Streams, seeded
 from vae.ranks import Ranks, Stop
 from vae.schema import describe
 from vae.training.build import build_algorithm, build_model, choose_device, with_likelihood
+from vae.training.checkpoint import load_model, sha256_of
 from vae.training.checks import check
 from vae.training.gradients import choose, form_of_run
+from vae.training.loading import checkpoints, load_run
 from vae.training.parallel import check_same_data, device_of_rank, prepare
 from vae.training.progress import Plan, Progress, Report
 from vae.training.recorder import Line, Recorder
@@ -75,6 +78,8 @@ def fit(
     `overwrite=True` replaces it. The seed is that of the training; the weights are the model's as they come. The model
     ends as it was after the last step; `vae.load(out)` gives the best by validation, if there is one.
     """
+    if not isinstance(model, VAE):
+        raise UsageError(f"model: expected a vae.VAE, such as vae.build gives, not {type(model).__name__}")
     if resume and out is None:
         raise UsageError("resume=True continues the run in `out`; give that directory")
     settings = _settings_of(model, data, objective, modifiers or {}, train)
@@ -97,12 +102,23 @@ def train(
     overwrite: bool = False,
     verbose: bool = True,
     observe: Observer | None = None,
+    weights: str | Path | None = None,
 ) -> Run:
-    """Train what settings describe. `observe(model, data)` gives further lines for the metrics and changes nothing."""
+    """Train what settings describe. `observe(model, data)` gives further lines for the metrics and changes nothing.
+
+    `weights` is a run whose weights the model begins with; CheckpointError if its networks are others.
+    """
     data = Ranks.joined().once(lambda: load_data(settings.data))
     settings = with_likelihood(settings, data.kind, data.doubt)
-    model = build_model(settings.model, data.shape, settings.train.seed)
-    return _run(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose, observe=observe)
+    model, source = build_model(settings.model, data.shape, settings.train.seed), None
+    if weights is not None:
+        begun = load_run(weights)
+        file = checkpoints(begun.path)[begun.checkpoint]
+        model.standardise = begun.model.standardise
+        load_model(model, {f"model.{key}": value for key, value in begun.model.state_dict().items()}, file)
+        source = {"run": str(begun.path), "checkpoint": begun.checkpoint, "sha256": sha256_of(file)}
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "verbose": verbose, "observe": observe}
+    return _run(settings, model, data, out, weights=source, **how)
 
 
 def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
@@ -148,10 +164,12 @@ def _run(
     overwrite: bool,
     verbose: bool,
     observe: Observer | None = None,
+    weights: dict[str, Any] | None = None,
 ) -> Run:
     ranks, plan = Ranks.joined(), plan_of(settings)
     run, algorithm = begin(settings, model, data, ranks)
-    folder = RunDirectory(None if out is None else Path(out), ranks)
+    run.about["weights"] = weights
+    folder = RunDirectory(None if out is None else as_path(out, "out"), ranks)
     device, verbose, stop = run.streams.device, verbose and ranks.first, Stop(ranks)
     about = str(data) if isinstance(data, Data) else "a DataLoader"
     with contextlib.ExitStack() as stack:
@@ -163,7 +181,9 @@ def _run(
         begun = _resume(run, folder, plan) if resume and folder.path is not None else 0
         if not run.progress.finished(plan):  # otherwise there is nothing to compile, and nothing to describe anew
             algorithm = with_gradient(algorithm, run, settings, plan, stop)
-            ranks.once(lambda: folder.describe(settings, about, device, run.form or "plain"))
+            ranks.once(lambda: folder.reserve(run))
+            of_run = settings, about, device, run.form or "plain", run.about["weights"]
+            ranks.once(lambda: folder.describe(*of_run))
             if verbose:
                 likelihood = describe(model.likelihood_head, LIKELIHOODS).name
                 how = f"likelihood {likelihood}; {run.form} steps, products in {settings.train.precision}"
@@ -208,6 +228,7 @@ def begin(settings: Settings, model: VAE, data: Data | Any, ranks: Ranks) -> tup
         "data_sha256": data.sha256() if is_data else None,
         "data_range": model.data_range and list(model.data_range),
         "threads": torch.get_num_threads(),
+        "weights": None,
     }
     check_same_data(about["data_sha256"], ranks)
     return RunState(about, algorithm.init(model), Streams(train.seed, device), batches, Progress()), algorithm
@@ -226,7 +247,9 @@ def with_gradient(algorithm: AEVB, run: RunState, settings: Settings, plan: Plan
 def _resume(run: RunState, folder: RunDirectory, plan: Plan) -> int:
     """Continue from the last checkpoint, if there is one, and return its step; else start from the beginning."""
     found = folder.read_last()
-    if found is not None:
+    if found is None:
+        folder.check_begun()
+    else:
         run.unpack(*found, folder.checkpoint("last"))
     progress = run.progress
     begun = progress.epoch + (progress.batch > 0)

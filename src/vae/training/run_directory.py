@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from vae import __version__
 from vae.config import differences, dump, load_yaml, plain
-from vae.errors import UsageError
-from vae.files import Log, read_log, write_atomically
+from vae.errors import CheckpointError, UsageError
+from vae.files import Log, as_path, read_log, read_text, write_atomically
 from vae.ranks import Ranks
 from vae.training import checkpoint
 from vae.training.run_state import MAY_CHANGE, PLACES, RunState
@@ -24,7 +25,14 @@ from vae.training.settings import Settings, read_settings
 
 # What a kill in the first moment may leave.
 _FIRST_FILES = {".lock", "environment.json", ".environment.json.partial", ".config.yaml.partial"}
-OWN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluations", "checkpoints", "figures")
+# What a run writes, in the order in which --overwrite removes it: what says that it is a run comes last.
+FIGURES = ("curves", "reconstructions", "samples", "manifold", "manifold_quantiles", "codes", "tsne")
+OWN_FILES = (
+    *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")),
+    "evaluations/*.json",
+    *(f"checkpoints/{name}" for name in ("best.safetensors", "last.safetensors", ".*.partial")),
+    *(".*.partial", "metrics.jsonl", "environment.json", "config.yaml"),
+)
 
 
 class RunDirectory:
@@ -44,12 +52,56 @@ class RunDirectory:
         self.log.flush()
         run.progress.log_lines = len(self.log.lines)
         if self.path is not None:
-            self.ranks.once(lambda: checkpoint.write(self.checkpoint(name), *run.pack()))
+            self.ranks.once(lambda: self._write(self.checkpoint(name), run))
+
+    def _write(self, file: Path, run: RunState) -> None:
+        try:
+            checkpoint.write(file, *run.pack())
+        except OSError as error:
+            raise CheckpointError(f"{self._no_room(file, run, error)}; {self.last_good()}") from None
+
+    def reserve(self, run: RunState) -> None:
+        """Write as much as a checkpoint needs, and remove it; UsageError if there is no room for one.
+
+        So a full disk, or a limit on the size of files, is found before the training and not after it.
+        """
+        if self.path is None:
+            return
+        file = self.checkpoint("last")
+        trial = file.with_name(".trial.partial")
+        try:
+            trial.parent.mkdir(parents=True, exist_ok=True)
+            with trial.open("wb") as written:
+                for start in range(0, _room(run), MEGABYTE):
+                    written.write(bytes(min(MEGABYTE, _room(run) - start)))
+        except OSError as error:
+            raise UsageError(self._no_room(file, run, error)) from None
+        finally:
+            trial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # unless there are checkpoints
+                trial.parent.rmdir()
+
+    def _no_room(self, file: Path, run: RunState, error: OSError) -> str:
+        free = shutil.disk_usage(file.parent).free
+        return (
+            f"{file}: cannot be written: {error.strerror}; it needs {_room(run):,} bytes, and {free:,} are free; make "
+            "room, or choose another directory with --out"
+        )
 
     def read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, if there is one."""
         file = self.checkpoint("last")
         return self.ranks.once(lambda: checkpoint.read(file, RunState.VALUES) if file.exists() else None)
+
+    def check_begun(self) -> None:
+        """UsageError if a run without a checkpoint was to begin with the weights of another, which are not in it."""
+        path = self.path
+        weights = self.ranks.once(lambda: _about(path).get("weights") if path is not None and _is_run(path) else None)
+        if weights:
+            raise UsageError(
+                f"{path}: has no checkpoint yet, and was to begin with the weights of {weights['run']}; start it again "
+                "with --from and --overwrite"
+            )
 
     def truncate_log(self, count: int) -> None:
         """Drop the metrics that were written after a checkpoint."""
@@ -61,7 +113,9 @@ class RunDirectory:
             return "there is no earlier checkpoint"
         return f"the last good checkpoint is {self.checkpoint('last')}"
 
-    def describe(self, settings: Settings, data: str, device: torch.device, form: str) -> None:
+    def describe(
+        self, settings: Settings, data: str, device: torch.device, form: str, weights: dict[str, Any] | None
+    ) -> None:
         """Write what the run runs on, and the resolved config."""
         if self.path is None or not self.ranks.first:
             return
@@ -80,9 +134,20 @@ class RunDirectory:
             "steps": form,
             "precision": settings.train.precision,
             "data": data,
+            "weights": weights,
         }
         write_atomically(self.path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
         write_atomically(self.path / "config.yaml", dump(plain(settings)).encode())
+
+
+MEGABYTE = 2**20
+
+
+def _room(run: RunState) -> int:
+    """The bytes of a checkpoint, with twice the parameters for an optimizer that has no state yet."""
+    tensors, values = run.pack()
+    state = 0 if run.state.step else 2 * sum(p.numel() * p.element_size() for p in run.state.model.parameters())
+    return sum(t.numel() * t.element_size() for t in tensors.values()) + state + len(json.dumps(values)) + 2**16
 
 
 def commit() -> str | None:
@@ -110,12 +175,44 @@ def acquire(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     with lock(path):
         _check_free(path, resume, overwrite)
         if overwrite:
-            for target in (path / name for name in OWN_FILES):
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            _remove_own_files(path)
         yield
 
 
+def own_files(path: Path) -> list[Path]:
+    """The files of a run that are there, and nothing that a user has put beside them."""
+    return [file for pattern in OWN_FILES for file in sorted(path.glob(pattern))]
+
+
+def _remove_own_files(path: Path) -> None:
+    """Remove the files of a run; UsageError, before any is removed, if that is not possible. No link is followed."""
+    folders = [path / name for name in ("figures", "evaluations", "checkpoints")]
+    files = own_files(path)
+    for place in (*folders, *files):
+        if place in folders and place.is_symlink():
+            raise UsageError(f"{place}: is a link, which --overwrite does not follow; remove it, or choose another RUN")
+        if place in files and place.is_dir() and not place.is_symlink():
+            raise UsageError(f"{place}: is a folder where a run has a file; remove it, or choose another RUN")
+        if place.is_dir() and not os.access(place, os.W_OK):
+            raise UsageError(f"{place}: may not be written to; choose another directory with --out")
+    for file in files:
+        file.unlink()
+    for folder in folders:
+        with contextlib.suppress(OSError):  # what the user has put there stays
+            folder.rmdir()
+
+
+def check_output(path: Path) -> None:
+    """UsageError if writing to a path would replace a file of a run."""
+    place = path.absolute()
+    for folder in (place.parent, place.parent.parent):
+        if _is_run(folder) and place in own_files(folder):
+            raise UsageError(f"{path}: is a file of the run {folder}; choose another name")
+
+
 def _check_free(path: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UsageError("resume continues a run, and overwrite replaces it; give one of them")
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file; --out names a directory for the run")
     try:
@@ -154,9 +251,17 @@ def lock(path: Path) -> Iterator[None]:
 def _is_run(path: Path) -> bool:
     """Whether a directory is a run of this library, and not another program's with a config.yaml."""
     try:
-        return (path / "config.yaml").exists() and "vae" in json.loads((path / "environment.json").read_text())
-    except (OSError, ValueError):
+        return (path / "config.yaml").exists() and "vae" in _about(path)
+    except (OSError, ValueError, RecursionError):
         return False
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What environment.json says; ValueError if that is nothing."""
+    about = json.loads(read_text(path / "environment.json"))
+    if not isinstance(about, dict):
+        raise ValueError("not a description of a run")
+    return about
 
 
 # ------------------------------------------------------------------------------------- its config
@@ -164,7 +269,7 @@ def _is_run(path: Path) -> bool:
 
 def open_config(path: str | Path) -> dict[str, Any]:
     """The raw config of a run directory; UsageError if it is none."""
-    path = Path(path)
+    path = as_path(path, "run")
     if not path.is_dir():
         raise UsageError(f"{path}: no such run directory")
     if not (path / "config.yaml").exists():
@@ -185,7 +290,8 @@ def resumed_settings(path: str | Path, overrides: Iterable[str]) -> Settings:
     changed = [key for key in differences(plain(before), plain(settings)) if key not in MAY_CHANGE]
     if changed:
         raise UsageError(
-            f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can"
+            f"--set: {', '.join(changed)} cannot change in a resumed run, only {', '.join(sorted(MAY_CHANGE))} can; to "
+            f"begin another run with its weights: train.py --from {path} --config FILE"
         )
     return settings
 

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,22 +15,33 @@ from vae.training import checkpoint
 from vae.training.progress import Progress
 
 PLACES = {"data.root", "data.path", "train.device"}  # they change no result
-MAY_CHANGE = PLACES | {"train.epochs", "train.samples"}  # in a resumed run
+MAY_CHANGE = PLACES | {f"train.{key}" for key in ("epochs", "samples", "evaluate_every", "checkpoint_seconds")}
 
 
 @dataclass
 class RunState:
     """A run between two steps. Saved and restored, it gives the next step bit for bit."""
 
-    about: dict[str, Any]  # ABOUT: which run it is
+    about: dict[str, Any]  # which run it is: the values that do not change
     state: State
     streams: Streams
     batches: Any
     progress: Progress
     form: str | None = None  # of the gradient: plain, compiled or parallel; None until it is chosen
 
-    ABOUT = ("config", "data_shape", "data_sha256", "data_range", "threads")
-    VALUES = (*ABOUT, "form", "step", "optimizer", "progress")  # what a checkpoint holds besides tensors
+    # What a checkpoint holds besides tensors. `weights` says which checkpoint the first weights are from, if any.
+    VALUES: ClassVar[dict[str, Any]] = {
+        "config": dict,
+        "data_shape": list,
+        "data_sha256": str | None,
+        "data_range": list | None,
+        "threads": int,
+        "weights": dict | None,
+        "form": str | None,
+        "step": int,
+        "optimizer": dict,
+        "progress": dict,
+    }
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and values of a checkpoint."""
@@ -49,6 +60,7 @@ class RunState:
 
     def unpack(self, tensors: dict[str, Tensor], values: dict[str, Any], file: Path) -> None:
         """Become what a checkpoint holds. CheckpointError if it is of another model, config or data."""
+        self.about["weights"] = values["weights"]
         checkpoint.load_model(self.state.model, tensors, file)
         check_same_run(file, values["config"], self.about["config"])
         if values["data_sha256"] != self.about["data_sha256"]:
@@ -61,13 +73,14 @@ class RunState:
             )
         blocks = {name: checkpoint.under(name, tensors) for name in ("optimizer", "memory", "streams", "sums")}
         device = self.streams.device
-        checkpoint.load_optimizer(self.state.optimizer, blocks["optimizer"], values["optimizer"], file)
-        self.state.memory = {name: tensor.to(device) for name, tensor in blocks["memory"].items()}
-        self.state.step, self.form = values["step"], values["form"]
-        self.streams.restore(blocks["streams"], self.state.step)
-        self.batches.restore(blocks["streams"])
-        sums = {name: tensor.to(device) for name, tensor in blocks["sums"].items()}
-        self.progress = Progress(**values["progress"], sums=sums)
+        with checkpoint.of_this_library(file):
+            checkpoint.load_optimizer(self.state.optimizer, blocks["optimizer"], values["optimizer"], file)
+            self.state.memory = {name: tensor.to(device) for name, tensor in blocks["memory"].items()}
+            self.state.step, self.form = values["step"], values["form"]
+            self.streams.restore(blocks["streams"], self.state.step)
+            self.batches.restore(blocks["streams"])
+            sums = {name: tensor.to(device) for name, tensor in blocks["sums"].items()}
+            self.progress = Progress(**values["progress"], sums=sums)
 
 
 def check_same_run(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

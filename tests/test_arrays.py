@@ -69,11 +69,11 @@ def told(*texts):
         (RNG.integers(0, 4096, (60, 1, 8, 8)).astype(np.float64), r"\[0, 4095\] \(float64\), grey levels or counts"),
         (
             with_one(UNIT, (7, 0, 3, 4), np.nextafter(np.float32(1), np.float32(2))),
-            r"x: 1 of 3840 values outside of 0 to 1 by a hair, the first 1\.0000001 at \(7, 0, 3, 4\); .*x\.clip\(0, 1\)",
+            r"x: 1 of 3840 values just outside of 0 to 1, the first 1\.0000001 at \(7, 0, 3, 4\); .*x\.clip\(0, 1\)",
         ),
         (with_one(UNIT, (9, 0, 0, 0), -1e-7), r"the first -0\.0000001 at \(9, 0, 0, 0\)"),
-        (with_one((UNIT > 0.5) * 1.0, (7, 0, 3, 3), 0.9999999), r"outside of 0 or 1 by a hair, the first 0\.9999999 at"),
-        (with_one(RNG.poisson(3, (60, 9)) * 1.0, (2, 1), 2.9999998), r"outside of 0, 1, 2, \.\.\. by a hair, the first 2\.9"),
+        (with_one((UNIT > 0.5) * 1.0, (7, 0, 3, 3), 0.9999999), r"just outside of 0 or 1, the first 0\.9999999 at"),
+        (with_one(RNG.poisson(3, (60, 9)) * 1.0, (2, 1), 2.9999998), r"just outside of 0, 1, 2, \.\.\., the first 2\.9"),
     ],
 )  # fmt: skip
 def test_a_likelihood_has_to_be_named_where_the_values_are_in_doubt(tmp_path, x, words):
@@ -302,7 +302,7 @@ def test_rows_far_out_are_named_by_their_places_in_the_file():
     x[[3, 4, 5, 6, 8, 9], 0] = 1e6
     assert outliers(x).tolist() == [3, 4, 5, 6, 8, 9, 500]
     data = vae.Data.from_arrays(x, x_test=x[:9])
-    with told("of a column: 3, 4, 5, 6, 8 and 2 others; "):
+    with told("of a column: 3, 4, 5, 6, 8 and 2 more; "):
         check(*plain_run(data))
 
 

@@ -345,7 +345,7 @@ def test_arrays_in_memory_are_read_as_those_of_a_file(tmp_path, own_test):
         ({"x": [[1.0, 2.0], [3.0]]}, "x is not an array: its rows differ in length"),
         ({"x": OBJECTS}, r"from_arrays: x: has shape \(1,\)"),
         ({"x": GREYS, "y_test": [1]}, "from_arrays: holds y_test without x_test"),
-        ({"x": GREYS, "x_test": GREYS, "test_size": 3}, "from_arrays has its own x_test; leave test_size out"),
+        ({"x": GREYS, "x_test": GREYS, "test_size": 3}, "from_arrays has its own test data; leave test_size out"),
         ({"x": GREYS, "test_sise": 3}, "from_arrays: test_sise: no such setting; did you mean test_size"),
         ({"x": GREYS, "validation_size": 40}, "do not fit into the 27 data"),
     ],

@@ -1,5 +1,7 @@
 """The pictures hold what they say: every image in its place, axes labelled, files written and equal from run to run."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,27 @@ def test_the_manifold_grows_to_the_right_and_upwards():
     assert (shown[:, 2] == 1).all()  # the gap is white
     assert "$z_1$" in text(figure)
     assert "$z_2$" in text(figure)
+
+
+def test_the_manifold_of_one_latent_is_a_row():
+    grid = np.array([0.0, 0.5, 1.0])
+    figure = figures.manifold(grid.reshape(-1, 1, 1, 1), grid, "x")
+    shown = figure.axes[0].images[0].get_array()[..., 0]
+    assert shown.shape == (1, 5)
+    assert shown[0, ::2].tolist() == [0, 0.5, 1]
+    assert "$z_1$" in text(figure)
+    assert "$z_2$" not in text(figure)
+
+
+@pytest.mark.parametrize("name", ["日本語", "m\udcfcll", "a$b", "_x", "\x1b"])
+def test_any_name_is_drawn_without_a_warning(tmp_path, name):
+    """Warnings of this package are errors in the tests, and those of matplotlib are looked at here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        points, labels = RNG.standard_normal((9, 2)), np.arange(9) % 2
+        drawn = figures.codes(points, labels, [name, "b"], ("$z_1$", "$z_2$"), name)
+        assert [file.exists() for file in figures.save(drawn, tmp_path / "a")] == [True, True]
+        figures.save(figures.curves({name: lines("train"), "b": lines("train")}), tmp_path / "b")
 
 
 def lines(split, n=20, start=-100.0):

@@ -125,7 +125,7 @@ def test_folders_of_splits_are_the_splits(tmp_path, names):
     assert data.test.y.tolist() == [0, 0, 0, 1, 1, 1]
     expected = np.asarray(Image.open(tmp_path / names[1] / "dog" / "00.png"))
     assert (data.test.x[3, 0].numpy() == expected).all()
-    with pytest.raises(DataError, match=r"data\.test_size: .* has its own test folder"):
+    with pytest.raises(DataError, match=r"data\.test_size: .* has its own test data"):
         load(tmp_path, test_size=2)
 
 

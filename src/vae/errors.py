@@ -1,5 +1,7 @@
 """The errors that a user can fix; each message is one sentence: what is wrong, where, and how to fix it."""
 
+import warnings
+
 
 class VaeError(Exception):
     """The base of these errors; a command prints only the message and exits with `status`."""
@@ -31,6 +33,11 @@ class TrainingFailed(VaeError):
 
 class DataWarning(UserWarning):
     """Data of which a part is left out, or which may not be what was meant."""
+
+
+def tell(text: str) -> None:
+    """Warn of data."""
+    warnings.warn(text, DataWarning, stacklevel=3)
 
 
 class PosteriorCollapse(UserWarning):

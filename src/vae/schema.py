@@ -207,9 +207,10 @@ def printable(text: Any) -> str:
     return escaped if len(escaped) <= 120 else escaped[:117] + "..."
 
 
-def names_of(names: Iterable[Any]) -> str:
-    """Names in a message."""
-    return ", ".join(str(name) for name in names)
+def names_of(names: Iterable[Any], most: int = 100) -> str:
+    """Names in a message, at most so many."""
+    shown = [printable(name) for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def not_one_of(raw: Any, names: Iterable[Any]) -> str:

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"{args.save}: its folder does not exist")
     run, split, train = _load(args)
     name = args.split if args.data is None else "data"
-    check_support(split, name, run.model)
+    check_support(split, args.data or name, run.model)
     record, values = report(run.model, split, questions, name=name, train=train, origin=origin(run), verbose=True)
     if args.data is not None:
         record["data"] = args.data

@@ -3,15 +3,14 @@
 What cannot be told apart safely is asked for, either at once (shapes) or where no likelihood is named (`Doubt`).
 """
 
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae.errors import DataError, DataWarning
-from vae.schema import show
+from vae.errors import DataError, tell
+from vae.schema import names_of
 
 Array = NDArray[Any]
 NEARLY, FEW = 1e-4, 0.1  # how far outside of a support values, and how many of them, may lie if they were meant for it
@@ -54,17 +53,11 @@ def named(
     if "train" not in x and "test" not in x and "x" in arrays:
         x, y = {"all": arrays["x"], **x}, {**({"all": arrays["y"]} if "y" in arrays else {}), **y}
     elif "train" not in x or "test" not in x:
-        held = show_names({*arrays, *unread}) or "nothing"
+        held = names_of(sorted({*arrays, *unread}), 8) or "nothing"
         raise DataError(f"{place}: holds {held}; it needs x_train and x_test, or x alone")
     elif "y" in arrays:
         raise DataError(f"{place}: holds y beside x_train and x_test; name the labels y_train and y_test")
     return x, y
-
-
-def show_names(names: Collection[str]) -> str:
-    """Names of arrays in a message, in order, cut if they are long or many."""
-    shown = [show(name)[1:-1] for name in sorted(names)]
-    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
 
 
 # ------------------------------------------------------------------------------------- data
@@ -136,11 +129,9 @@ def _check_bytes(x: Any, place: str, largest: int) -> None:
             "save grey levels on that scale, or as floats on [0, 1]"
         )
     if 0 < x.max() < largest / 4:
-        warnings.warn(
+        tell(
             f"{place}: bytes are divided by {largest}, and these go up to {x.max()} only; if that is the largest "
-            f"level, save them as floats: x / {x.max()}",
-            DataWarning,
-            stacklevel=2,
+            f"level, save them as floats: x / {x.max()}"
         )
 
 
@@ -169,7 +160,7 @@ def _just_outside(x: Array) -> Doubt | None:
         if off.mean() < FEW and np.abs(x - near).max() <= NEARLY:
             first = tuple(np.argwhere(off)[0].tolist())
             value = np.format_float_positional(x[first], unique=True)
-            what = f"{int(off.sum())} of {x.size} values outside of {words} by a hair, the first {value} at {first}"
+            what = f"{int(off.sum())} of {x.size} values just outside of {words}, the first {value} at {first}"
             return Doubt(what, f"if that is a rounding error, save {mend}", likelihood)
     return None
 

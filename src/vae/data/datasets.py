@@ -1,6 +1,5 @@
 """The table of data sets: a row for each, with its reader and what is known before reading."""
 
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -10,12 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import numpy as np
 
 from vae.data import files
-from vae.data.arrays import READ, Doubt, checked, labels_of, named, show_names
+from vae.data.arrays import READ, Doubt, checked, labels_of, named
 from vae.data.pictures import read_folder
-from vae.errors import DataError, DataWarning, UsageError
+from vae.errors import DataError, UsageError, tell
 from vae.files import as_path
 from vae.randomness import derive
-from vae.schema import Count, Index, Interval
+from vae.schema import Count, Index, Interval, names_of
 
 Side = Annotated[int, Interval(1, 10_000)]
 
@@ -68,6 +67,20 @@ def _seeded_split(x: Any, y: Any | None, test_size: int | None, seed: int, class
     places = order[:-test_size], order[-test_size:]
     train, test = (Arrays(x[rows], None if y is None else y[rows], rows) for rows in places)
     return Raw(train, test, f"{test_size} of {len(x)} drawn at random (data.seed {seed}) to test", classes)
+
+
+def _split_as_given(
+    parts: Mapping[str, Arrays], classes: tuple[str, ...], test_size: int | None, seed: int, place: str, rule: str
+) -> Raw:
+    """Train, test and validation as they are given; without a test split, `test_size` of the rest are drawn for it."""
+    if "test" in parts:
+        if test_size is not None:
+            raise DataError(f"data.test_size: {place} has its own test data; leave test_size out")
+        raw = Raw(parts["train"], parts["test"], rule, classes)
+    else:
+        whole = parts.get("all") or parts["train"]
+        raw = _seeded_split(whole.x, whole.y, test_size, seed, classes)
+    return raw._replace(validation=parts.get("validation"))
 
 
 def _channels_first(x: Any) -> Any:
@@ -144,8 +157,8 @@ def split_arrays(
     """
     x, y = named(arrays, unread, place)
     if unread:
-        names = f"x, x_train, x_test, x_val, and the same with y for labels; not {show_names(unread)}"
-        warnings.warn(f"{place}: only arrays of certain names are read: {names}", DataWarning, stacklevel=2)
+        names = f"x, x_train, x_test, x_val, and the same with y for labels; not {names_of(unread, 8)}"
+        tell(f"{place}: only arrays of certain names are read: {names}")
     name = {split: "x" if split == "all" else f"x_{split}" for split in x}
     found = {split: checked(values, f"{place}: {name[split]}") for split, values in x.items()}
     values = {split: data for split, (data, _) in found.items()}
@@ -156,14 +169,9 @@ def split_arrays(
             raise DataError(f"{place}: {here} and {there}; a datum must have the same shape and type in both")
     labels, classes = labels_of(y, {split: len(data) for split, data in values.items()}, place)
     parts = {split: Arrays(data, labels.get(split)) for split, data in values.items()}
-    if "all" in parts:
-        raw = _seeded_split(parts["all"].x, parts["all"].y, test_size, seed, classes)
-    elif test_size is not None:
-        raise DataError(f"data.test_size: {place} has its own x_test; leave test_size out")
-    else:
-        raw = Raw(parts["train"], parts["test"], "the given x_train and x_test", classes)
+    raw = _split_as_given(parts, classes, test_size, seed, place, "the given x_train and x_test")
     doubts = [doubt._replace(what=f"{name[split]}: {doubt.what}") for split, (_, doubt) in found.items() if doubt]
-    return raw._replace(validation=parts.get("validation"), doubt=doubts[0] if doubts else None)
+    return raw._replace(doubt=doubts[0] if doubts else None)
 
 
 def _arrays(root: Path, seed: int, *, test_size: Count | None = None) -> Raw:
@@ -193,14 +201,7 @@ def _folder(
     sides = (size, size) if isinstance(size, int) else size
     found = read_folder(as_path(path, "data.path"), sides)
     parts = {split: Arrays(x, found.y[split]) for split, x in found.x.items()}
-    if "test" not in parts:
-        of = parts.get("all") or parts["train"]
-        raw = _seeded_split(of.x, of.y, test_size, seed, found.classes)
-    elif test_size is not None:
-        raise DataError(f"data.test_size: {path} has its own test folder; leave test_size out")
-    else:
-        raw = Raw(parts["train"], parts["test"], "the given folders train and test", found.classes)
-    return raw._replace(validation=parts.get("validation"))
+    return _split_as_given(parts, found.classes, test_size, seed, path, "the given folders train and test")
 
 
 DATASETS: dict[str, DatasetRow] = {

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vae.errors import DataError, DataWarning
+from vae.errors import DataError, tell
 from vae.files import memory
+from vae.schema import names_of
 
 Array = NDArray[Any]
 # What is opened, by suffix. Pillow looks at the content, so a file of one may hold another of these, and none else.
@@ -47,7 +48,7 @@ def read_folder(path: Path, size: tuple[int, int] | None) -> Folder:
     of_split = _by_split(path, files)
     classes = sorted({name for found in of_split.values() for _, name in found if name is not None})
     if "test" in of_split and (new := {n for _, n in of_split["test"]} - {n for _, n in of_split["train"]} - {None}):
-        _tell(f"{path}: only the test split has the classes {_named(sorted(filter(None, new)))}")
+        tell(f"{path}: only the test split has the classes {names_of(sorted(filter(None, new)), 3)}")
     images = _read([file for found in of_split.values() for file, _ in found], size)
     x, y, start = dict[str, Array](), dict[str, Array | None](), 0
     for split, found in of_split.items():
@@ -55,16 +56,6 @@ def read_folder(path: Path, size: tuple[int, int] | None) -> Folder:
         names = [name for _, name in found if name is not None]
         y[split] = np.array([classes.index(name) for name in names]) if names else None
     return Folder(x, y, tuple(classes))
-
-
-def _tell(text: str) -> None:
-    warnings.warn(text, DataWarning, stacklevel=2)
-
-
-def _named(names: Sequence[Any]) -> str:
-    """The first of some names, and how many there are more."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(str, names[:3])) + more
 
 
 # ------------------------------------------------------------------------------------- which files
@@ -94,7 +85,7 @@ def _pictures(root: Path) -> list[Path]:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     for what, found in (("hidden files and folders", hidden), ("links that lead nowhere", broken)):
         if found:
-            _tell(f"{root}: {what} are left out ({len(found)}): {_named([p.relative_to(root) for p in found])}")
+            tell(f"{root}: {what} are left out ({len(found)}): {names_of([p.relative_to(root) for p in found], 3)}")
     return files
 
 
@@ -107,16 +98,16 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[tuple[Path, s
     tops = sorted({part[0] for part in parts.values() if len(part) > 1})
     splits = {top: SPLITS[top.casefold()] for top in tops if top.casefold() in SPLITS}
     if {"train", "test"} <= set(splits.values()) and len(splits) < len(tops):
-        others = _named([top for top in tops if top not in splits])
-        held = _named(list(splits))
+        others = names_of([top for top in tops if top not in splits], 3)
+        held = names_of(splits)
         raise DataError(f"{root}: holds {held} beside {others}; move the others away, so that splits are no classes")
     if "train" not in splits.values() or len(splits) < len(tops):
         return {"all": _with_classes(root, list(parts.items()))}
     if len(set(splits.values())) < len(splits):
         raise DataError(f"{root}: holds several folders of one split: {', '.join(splits)}; keep one of each")
     if stray := [file for file, part in parts.items() if len(part) == 1]:
-        names = _named([file.name for file in stray])
-        _tell(f"{root}: pictures beside the folders of splits are left out ({len(stray)}): {names}")
+        names = names_of([file.name for file in stray], 3)
+        tell(f"{root}: pictures beside the folders of splits are left out ({len(stray)}): {names}")
     found = {}
     for top, split in splits.items():
         own = [(file, part[1:]) for file, part in parts.items() if part[0] == top and len(part) > 1]
@@ -129,7 +120,7 @@ def _with_classes(folder: Path, files: Sequence[tuple[Path, tuple[str, ...]]]) -
     if all(len(part) == 1 for _, part in files):
         return [(file, None) for file, _ in files]
     if stray := [file.name for file, part in files if len(part) == 1]:
-        _tell(f"{folder}: pictures beside the folders of classes are left out ({len(stray)}): {_named(stray)}")
+        tell(f"{folder}: pictures beside the folders of classes are left out ({len(stray)}): {names_of(stray, 3)}")
     return [(file, part[0]) for file, part in files if len(part) > 1]
 
 
@@ -165,9 +156,9 @@ def _read(files: Sequence[Path], size: tuple[int, int] | None) -> Array:  # (N, 
                 f"{needed / 1e9:.0f} GB, more than the memory of this machine; give data.size, for example [64, 64]"
             )
     if several:
-        _tell(f"of pictures with several frames or pages the first is taken ({len(several)}): {_named(several)}")
+        tell(f"of pictures with several frames or pages the first is taken ({len(several)}): {names_of(several, 3)}")
     if 0 < largest < 4096:
-        _tell(
+        tell(
             f"{files[0].parent}: pictures of 16 bits are divided by 65535, and these go up to {largest} only; if they "
             "are of fewer bits, save them on the whole range"
         )

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from vae.config import read
 from vae.data import files
-from vae.data.arrays import Doubt, checked, labels_of, show_names
+from vae.data.arrays import Doubt, checked, labels_of, outliers
 from vae.data.datasets import DATASETS, Arrays, Raw, split_arrays
 from vae.data.pixels import PIXELS, expand
 from vae.distributions import SUPPORTS
-from vae.errors import DataError, DataWarning, UsageError
-from vae.schema import Count, Index, OneOf, OptionsOf
+from vae.errors import DataError, UsageError, tell
+from vae.schema import Count, Index, OneOf, OptionsOf, names_of
 
 # ------------------------------------------------------------------------------------- settings
 
@@ -163,6 +162,25 @@ class Data:
         what = f"{self.source}, {self.kind} on [{low:.4g}, {high:.4g}], shape {self.shape}"
         return f"{what}: {sizes} ({self.rule})"
 
+    def tell(self) -> None:
+        """Warn of training data that are all the same, and of real vectors with rows far out or a large scale."""
+        x, index = self.train.x, self.train.index
+        if len(x) > 1 and bool((x[1:] == x[:1]).all()):
+            tell(f"{self.source}: all training data are the same; there is nothing to learn")
+        if self.kind != "real" or x.ndim > 2:
+            return
+        if len(rows := index[outliers(x.numpy())]):
+            tell(
+                f"{self.source}: rows far out, beyond 20 interquartile ranges of a column: {names_of(rows.tolist(), 5)}"
+                "; if they are right, consider a log or quantile transform, or clipping, before a Gaussian likelihood"
+            )
+        elif (std := x.std(0)).max() > 100:
+            tell(
+                f"{self.source}: column {int(std.argmax())} has a standard deviation of {std.max():.3g}, and a "
+                "Gaussian likelihood begins with 1; standardise the columns, (x - x.mean(0)) / x.std(0), to train in "
+                "few epochs"
+            )
+
     def sha256(self) -> str:
         """SHA-256 of the training and validation data and their labels."""
         digest = hashlib.sha256()
@@ -275,7 +293,7 @@ def read_user_split(
     arrays, others = files.read_npz(Path(path), ("x_test", "y_test", "x", "y"))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
     if name is None:
-        held = show_names({*arrays, *others}) or "nothing"
+        held = names_of(sorted({*arrays, *others}), 8) or "nothing"
         raise DataError(f"{path}: holds {held}; to evaluate on it, it needs x_test or x")
     largest, label = DATASETS[settings.name].grey_levels - 1, name.replace("x", "y")
     x, _ = checked(arrays[name], f"{path}: {name}", largest)
@@ -298,9 +316,7 @@ def warn_of_range(found: tuple[float, float], trained: tuple[float, float], what
     width, is_scale = most - least, most == 1 and least in (-1, 0)
     beyond, narrow = max(least - low, high - most), count >= 20 and high - low <= width / 2 + 1e-6
     if beyond > (width / 4 if is_scale else width) or (is_scale and narrow):
-        warnings.warn(
+        tell(
             f"{what} lies on [{low:.4g}, {high:.4g}], and the model was trained on [{least:.4g}, {most:.4g}]; put it "
-            "on the same scale",
-            DataWarning,
-            stacklevel=2,
+            "on the same scale"
         )

@@ -88,10 +88,10 @@ def samples(images: Array, title: str, limits: Limits | None = None) -> Figure:
 def manifold(
     images: Array, grid: Array, title: str, limits: Limits | None = None, quantiles: Array | None = None
 ) -> Figure:
-    """The decoder's means on a square grid of z: `images` row by row from the top, `grid` the n values of both axes.
+    """The decoder's means on a grid of z: `images` row by row from the top, `grid` the n values of the axes.
 
-    The horizontal axis is z_1; the vertical is z_2, which grows upwards. If the grid holds quantiles of the prior,
-    `quantiles` are their positions on the unit interval, and the axes show both.
+    The horizontal axis is z_1; the vertical, unless there is a single row, is z_2 and grows upwards. If the grid holds
+    quantiles of the prior, `quantiles` are their positions on the unit interval, and the axes show both.
     """
     n, height, width = len(grid), *images.shape[-2:]
     low, high = limits = limits or _limits(images)
@@ -99,7 +99,7 @@ def manifold(
     dark = edge.mean() < low + 0.1 * (high - low)
     gap = 0 if dark and width >= 16 else 1  # images that would run together need one
     sheet = tile(images, n, gap)
-    made = figure(7, 0.2 + 6.5 * sheet.shape[0] / sheet.shape[1], title)
+    made = figure(7, (0.2 if len(images) > n else 1.2) + 6.5 * sheet.shape[0] / sheet.shape[1], title)
     axes = made.subplots()
     _show(axes, sheet, limits)
     if quantiles is None:
@@ -111,6 +111,8 @@ def manifold(
         places, labels = shown.astype(float), [f"{quantiles[i]:.2f}\n({grid[i]:.1f})" for i in shown]
         name = "quantile of the prior ({})"
     axes.set_xticks(places * (width + gap) + (width - 1) / 2, labels)
-    axes.set_yticks((n - 1 - places) * (height + gap) + (height - 1) / 2, labels)
-    axes.set(xlabel=name.format("$z_1$"), ylabel=name.format("$z_2$"))
+    axes.set_xlabel(name.format("$z_1$"))
+    if len(images) > n:
+        axes.set_yticks((n - 1 - places) * (height + gap) + (height - 1) / 2, labels)
+        axes.set_ylabel(name.format("$z_2$"))
     return made

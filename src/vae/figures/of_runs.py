@@ -34,7 +34,7 @@ def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[
         "reconstructions": lambda: draw_reconstructions([run], split.first(10), "test"),
         "samples": lambda: draw_samples(run, 100, 0),
     }
-    if model.latent_dim == 2 and len(model.data_shape) == 3:
+    if model.latent_dim <= 2 and len(model.data_shape) == 3:
         figures["manifold"] = lambda: draw_manifold(run, 20, 4.0)
     if model.latent_dim <= 2:
         figures["codes"] = lambda: draw_codes(run, data, split, "test")
@@ -94,12 +94,12 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
 
 
 def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = None) -> list[Path]:
-    """The decoder's means over the latent plane: equally spaced z, and quantiles of the prior on the unit square."""
+    """The decoder's means over the latent plane, or line: equally spaced z, and quantiles of the prior."""
     shape, latents = run.model.data_shape, run.model.latent_dim
-    if len(shape) != 3 or latents != 2:
+    if len(shape) != 3 or latents > 2:
         raise UsageError(
-            f"{run.path}: a manifold is of images over 2 latents, and this model is of shape {shape} over {latents}; "
-            "use plot_samples.py or plot_tsne.py"
+            f"{run.path}: a manifold is of images over one or two latents, and this model is of shape {shape} over "
+            f"{latents}; use plot_samples.py or plot_tsne.py"
         )
     name, places = run.path.name, (np.arange(count) + 0.5) / count
     grids = {
@@ -108,7 +108,8 @@ def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = No
     }
     files = []
     for stem, (grid, title, quantiles) in grids.items():
-        z = np.stack(np.meshgrid(grid, grid[::-1]), -1).reshape(-1, 2)  # row by row from the top, where z_2 is largest
+        axes = (grid, grid[::-1])[:latents]  # row by row from the top, where z_2 is largest
+        z = np.stack(np.meshgrid(*axes), -1).reshape(-1, latents)
         images = _array(run.model.decode(torch.from_numpy(z)))
         files += _save(manifold(images, grid, title, run.data_range, quantiles), run.path, stem, out)
     return files

@@ -1,5 +1,6 @@
 """The look of the figures, and how they are saved."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def figure(width: float, height: float, title: str, size: float = 10) -> Figure:
 
 
 def verbatim(name: str) -> str:
-    """A name that matplotlib draws literally: not as mathematics, and not left out of a legend."""
+    """A name as matplotlib draws it: not as mathematics, not left out of a legend, bytes that are no text as �."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
@@ -60,8 +62,10 @@ def save(made: Figure, stem: Path) -> list[Path]:
     png, pdf = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        made.savefig(png, dpi=150)
-        made.savefig(pdf, dpi=150, metadata={"CreationDate": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font does not have
+            made.savefig(png, dpi=150)
+            made.savefig(pdf, dpi=150, metadata={"CreationDate": None})
     except OSError as error:
         raise UsageError(f"{stem.parent}: cannot write figures there: {error.strerror}") from None
     return [png, pdf]

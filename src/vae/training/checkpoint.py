@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,12 +31,31 @@ _KEY = "vae"
 
 
 def write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all: a temporary file beside it, flushed to the disk, then renamed."""
+    """Write a checkpoint whole or not at all: a temporary file beside it, flushed to the disk, then renamed.
+
+    CheckpointError if there is no room for it; the file of before stays.
+    """
     # Copies: safetensors refuses tensors that share memory or are not contiguous.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(values, sort_keys=True, allow_nan=False)
     metadata = {_KEY: json.dumps({"format": FORMAT, "sha256": _digest(own, text), "values": text})}
-    write_atomically(path, _save_tensors(own, metadata))
+    content = _save_tensors(own, metadata)
+    with room(path, len(content)):
+        write_atomically(path, content)
+
+
+@contextlib.contextmanager
+def room(path: Path, size: int) -> Iterator[None]:
+    """CheckpointError if a checkpoint of so many bytes cannot be written, with the bytes that are free."""
+    try:
+        yield
+    except OSError as error:
+        place = next(folder for folder in path.parents if folder.exists())
+        left = f"; the last good checkpoint is {path}" if path.exists() else ""
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror}; it needs {size:,} bytes, and "
+            f"{shutil.disk_usage(place).free:,} are free; make room, or use another directory{left}"
+        ) from None
 
 
 def read(path: Path, kinds: Mapping[str, Any] = types.MappingProxyType({})) -> tuple[dict[str, Tensor], dict[str, Any]]:

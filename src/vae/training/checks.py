@@ -1,14 +1,13 @@
 """All that must hold before training, checked once: parts that go together, and data that fit them."""
 
 import copy
-import warnings
 
 import torch
 from torch import nn
 
-from vae.data import SINGLE, Data, Doubt, Loader, Split, kind_of, outliers
+from vae.data import SINGLE, Data, Doubt, Loader, Split, kind_of
 from vae.distributions import kl_divergence
-from vae.errors import ConfigError, DataWarning, UsageError
+from vae.errors import ConfigError, UsageError
 from vae.likelihoods.advice import check_kind, check_levels
 from vae.models import VAE
 from vae.objectives import Objective, WeightedKL
@@ -30,7 +29,7 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
             if split is not None:
                 check_support(split, data.source, model, data.doubt)
         smallest: int | None = len(data.train) % settings.train.batch_size or settings.train.batch_size
-        _warn_of_values(data)
+        data.tell()
     else:
         smallest = data.smallest_batch
     if settings.train.patience is not None and getattr(data, "validation", None) is None:
@@ -41,31 +40,6 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
     elif smallest == 1 and single_datum_fails(model, samples):
         raise ConfigError(SINGLE.format("the last minibatch of an epoch"))
     check_parts(settings, model)
-
-
-def _warn_of_values(data: Data) -> None:
-    """Warn of training data that are all the same, and of real vectors with rows far out, or far from a unit scale."""
-    x, index = data.train.x, data.train.index
-    if len(x) > 1 and bool((x[1:] == x[:1]).all()):
-        warnings.warn(f"{data.source}: all training data are the same; there is nothing to learn", DataWarning, 2)
-    if data.kind != "real" or x.ndim > 2:
-        return
-    if len(rows := outliers(x.numpy())):
-        first = ", ".join(str(index[row].item()) for row in rows[:5])
-        others = f" and {len(rows) - 5} others" if len(rows) > 5 else ""
-        warnings.warn(
-            f"{data.source}: rows far out, beyond 20 interquartile ranges of a column: {first}{others}; if they are "
-            "right, consider a log or quantile transform, or clipping, before a Gaussian likelihood",
-            DataWarning,
-            2,
-        )
-    elif (std := x.std(0)).max() > 100:
-        warnings.warn(
-            f"{data.source}: column {int(std.argmax())} has a standard deviation of {std.max():.3g}, and a Gaussian "
-            "likelihood begins with 1; standardise the columns, (x - x.mean(0)) / x.std(0), to train in few epochs",
-            DataWarning,
-            2,
-        )
 
 
 def check_parts(settings: Settings, model: VAE) -> None:

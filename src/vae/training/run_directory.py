@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from vae import __version__
 from vae.config import differences, dump, load_yaml, plain
-from vae.errors import CheckpointError, UsageError
+from vae.errors import UsageError
 from vae.files import Log, as_path, read_log, read_text, write_atomically
 from vae.ranks import Ranks
 from vae.training import checkpoint
@@ -52,41 +51,28 @@ class RunDirectory:
         self.log.flush()
         run.progress.log_lines = len(self.log.lines)
         if self.path is not None:
-            self.ranks.once(lambda: self._write(self.checkpoint(name), run))
-
-    def _write(self, file: Path, run: RunState) -> None:
-        try:
-            checkpoint.write(file, *run.pack())
-        except OSError as error:
-            raise CheckpointError(f"{self._no_room(file, run, error)}; {self.last_good()}") from None
+            self.ranks.once(lambda: checkpoint.write(self.checkpoint(name), *run.pack()))
 
     def reserve(self, run: RunState) -> None:
-        """Write as much as a checkpoint needs, and remove it; UsageError if there is no room for one.
+        """Write as much as a checkpoint needs, and remove it; CheckpointError if there is no room for one.
 
         So a full disk, or a limit on the size of files, is found before the training and not after it.
         """
         if self.path is None:
             return
-        file = self.checkpoint("last")
+        file, (tensors, values) = self.checkpoint("last"), run.pack()
+        # Twice the parameters for an optimizer that has no state yet.
+        later = [] if run.state.step else 2 * list(run.state.model.parameters())
+        size = sum(t.numel() * t.element_size() for t in (*tensors.values(), *later)) + len(json.dumps(values)) + 2**16
         trial = file.with_name(".trial.partial")
         try:
-            trial.parent.mkdir(parents=True, exist_ok=True)
-            with trial.open("wb") as written:
-                for start in range(0, _room(run), MEGABYTE):
-                    written.write(bytes(min(MEGABYTE, _room(run) - start)))
-        except OSError as error:
-            raise UsageError(self._no_room(file, run, error)) from None
+            with checkpoint.room(file, size):
+                trial.parent.mkdir(parents=True, exist_ok=True)
+                trial.write_bytes(bytes(size))
         finally:
             trial.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # unless there are checkpoints
                 trial.parent.rmdir()
-
-    def _no_room(self, file: Path, run: RunState, error: OSError) -> str:
-        free = shutil.disk_usage(file.parent).free
-        return (
-            f"{file}: cannot be written: {error.strerror}; it needs {_room(run):,} bytes, and {free:,} are free; make "
-            "room, or choose another directory with --out"
-        )
 
     def read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, if there is one."""
@@ -140,16 +126,6 @@ class RunDirectory:
         write_atomically(self.path / "config.yaml", dump(plain(settings)).encode())
 
 
-MEGABYTE = 2**20
-
-
-def _room(run: RunState) -> int:
-    """The bytes of a checkpoint, with twice the parameters for an optimizer that has no state yet."""
-    tensors, values = run.pack()
-    state = 0 if run.state.step else 2 * sum(p.numel() * p.element_size() for p in run.state.model.parameters())
-    return sum(t.numel() * t.element_size() for t in tensors.values()) + state + len(json.dumps(values)) + 2**16
-
-
 def commit() -> str | None:
     """The commit of the library's own checkout, if it runs from one."""
     try:
@@ -188,13 +164,13 @@ def _remove_own_files(path: Path) -> None:
     """Remove the files of a run; UsageError, before any is removed, if that is not possible. No link is followed."""
     folders = [path / name for name in ("figures", "evaluations", "checkpoints")]
     files = own_files(path)
-    for place in (*folders, *files):
-        if place in folders and place.is_symlink():
-            raise UsageError(f"{place}: is a link, which --overwrite does not follow; remove it, or choose another RUN")
-        if place in files and place.is_dir() and not place.is_symlink():
-            raise UsageError(f"{place}: is a folder where a run has a file; remove it, or choose another RUN")
-        if place.is_dir() and not os.access(place, os.W_OK):
-            raise UsageError(f"{place}: may not be written to; choose another directory with --out")
+    wrong = [f for f in folders if f.is_symlink() or (f.exists() and not os.access(f, os.W_OK))]
+    wrong += [f for f in files if f.is_dir() and not f.is_symlink()]
+    if wrong:
+        raise UsageError(
+            f"{wrong[0]}: is a link, a folder in place of a file, or read-only, which --overwrite leaves alone; remove "
+            "it, or choose another directory with --out"
+        )
     for file in files:
         file.unlink()
     for folder in folders:

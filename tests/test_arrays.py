@@ -136,6 +136,8 @@ def test_bytes_that_stay_far_below_their_scale_are_told(tmp_path):
         ((16, 16, 3, 50), "(H, W, C, N)"),
         ((28, 20, 1, 300), "(H, W, C, N)"),
         ((16, 16, 200), "(H, W, N)"),
+        ((28, 20, 1965), "(H, W, N)"),
+        ((100, 64, 300), (1, 64, 300)),
         ((60, 4, 16, 16), (4, 16, 16)),
         ((60, 16, 4, 4), (16, 4, 4)),  # feature maps
         ((60, 3, 2, 2), (3, 2, 2)),
@@ -154,7 +156,9 @@ def test_layouts(shape, taken):
         assert f"looks like {taken}" in str(error.value)
         axes = str(error.value).partition("x.transpose(")[2].partition(")")[0]
         mended = x.transpose([int(axis) for axis in axes.split(",")])
-        assert len(vae.Data.from_arrays(mended).train) > 0  # the mend is one
+        assert len(vae.Data.from_arrays(mended).train) > 0  # the mends are some
+        as_it_is = x[:, None] if x.ndim == 3 else x.reshape(len(x), -1)
+        assert len(vae.Data.from_arrays(as_it_is).train) == len(x) - max(1, len(x) // 10)
     else:
         data = vae.Data.from_arrays(x)
         assert data.shape == taken

@@ -95,27 +95,26 @@ def _laid_out(x: Any, place: str) -> Any:
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise DataError(f"{place}: has shape {x.shape}; data are (N, D), (N, H, W) or (N, C, H, W), none of them 0")
     n, *axes = x.shape
-    if x.ndim == 3 and 1 in axes:
+    if x.ndim == 2 or (x.ndim == 3 and 1 in axes):
         return x.reshape(n, -1)
-    if x.ndim == 3 and n == axes[0] and axes[1] > 2 * n:
-        raise DataError(
-            f"{place}: has shape {x.shape}, which looks like (H, W, N); save it as (N, H, W): x.transpose(2, 0, 1); "
-            "or as (N, 1, H, W), x[:, None], if it is in that order already"
-        )
+    likely, order = "", ""
     if x.ndim == 3:
-        return x[:, None]
-    if x.ndim == 4:
+        height, width = axes
+        if width > 4 * max(n, height) or (n == height and width > 2 * n):
+            likely, order = "(H, W, N)", "2, 0, 1"
+    else:
         channels, height, width = axes
-        likely = "channels last", "0, 3, 1, 2"
-        if not width <= 4 < min(channels, height):
-            likely = "(H, W, C, N)", "3, 2, 0, 1"
-            if not height <= 4 < min(channels, width):
-                return x
+        if width <= 4 < min(channels, height):
+            likely, order = "channels last", "0, 3, 1, 2"
+        elif height <= 4 < min(channels, width):
+            likely, order = "(H, W, C, N)", "3, 2, 0, 1"
+    if likely:
+        wanted, as_it_is = ("(N, H, W)", "x[:, None]") if x.ndim == 3 else ("(N, C, H, W)", "x.reshape(len(x), -1)")
         raise DataError(
-            f"{place}: has shape {x.shape}, which looks like {likely[0]}; save it as (N, C, H, W): "
-            f"x.transpose({likely[1]}); or as (N, D), x.reshape(len(x), -1), if it is in that order already"
+            f"{place}: has shape {x.shape}, which looks like {likely}; save it as {wanted}: x.transpose({order}); or, "
+            f"if it is in that order already, as {as_it_is}"
         )
-    return x
+    return x[:, None] if x.ndim == 3 else x
 
 
 def _check_bytes(x: Any, place: str, largest: int) -> None:

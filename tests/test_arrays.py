@@ -424,14 +424,15 @@ def test_the_last_minibatch_is_what_the_sampler_gives():
 def test_only_what_is_needed_is_read_and_no_more_than_memory_holds(tmp_path, monkeypatch):
     path = tmp_path / "own.npz"
     np.savez_compressed(path, x=UNIT, y=LABELS, huge=np.zeros(10**7))
-    taken = []
-    real = files._read_member
-    monkeypatch.setattr(files, "_read_member", lambda archive, name: (taken.append(name), real(archive, name))[1])
+    taken, real = [], np.lib.npyio.NpzFile.__getitem__
+    monkeypatch.setattr(
+        np.lib.npyio.NpzFile, "__getitem__", lambda self, name: (taken.append(name), real(self, name))[1]
+    )
     with told("not huge"):
         vae.load_data("npz", path=str(path))
-    assert taken == ["x.npy", "y.npy"]
+    assert sorted(taken) == ["x", "y"]
     monkeypatch.setattr(files, "memory", lambda: 1e4)
-    with pytest.raises(DataError, match=r"x\.npy needs 0 GB, more than the memory of this machine"):
+    with pytest.raises(DataError, match=r"it needs 0 GB, more than the memory of this machine"):
         vae.load_data("npz", path=str(path))
 
 
@@ -440,7 +441,7 @@ def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path):
     header += b" " * (118 - len(header) - 1) + b"\n"
     with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 64)
-    with pytest.raises(DataError, match=r"own\.npz: cannot be read .*x\.npy is cut short"):
+    with pytest.raises(DataError, match=r"own\.npz: cannot be read as an \.npz file of plain arrays \("):
         vae.load_data("npz", path=str(tmp_path / "own.npz"))
 
 

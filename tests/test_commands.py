@@ -460,7 +460,7 @@ def test_an_empty_out_is_refused(folder, capsys):
 # ------------------------------------------------------------------------------------------------- from weights
 
 
-def test_a_run_begins_with_the_weights_of_another(folder, tmp_path, capsys):
+def test_a_run_begins_with_the_weights_of_another(folder, tmp_path):
     run, old = tmp_path / "next", folder / "d2"
     config = ["--config", str(folder / "tiny.yaml"), "--from", str(old)]
     changed = ["train.optimizer={name: sgd, lr: 1e-30}", "train.epochs=1", "modifiers.beta=2"]
@@ -476,13 +476,16 @@ def test_a_run_begins_with_the_weights_of_another(folder, tmp_path, capsys):
     assert train(["--resume", str(run), "--set", "train.epochs=2"]) == 0
     assert checkpoint.read_values(checkpoints(run)["last"])["weights"] == expected
     assert checkpoint.read_values(source)["weights"] is None
-    for file in (run / "checkpoints").iterdir():  # a run that is killed before its first checkpoint
-        file.unlink()
-    capsys.readouterr()
-    assert train(["--resume", str(run)]) == 2
-    assert (
-        f"was to begin with the weights of {old}; start it again with --from and --overwrite" in capsys.readouterr().err
-    )
+
+
+def test_a_run_from_weights_that_is_killed_at_once_goes_on_from_them(folder, tmp_path, monkeypatch):
+    run, old = tmp_path / "next", folder / "d2"
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("vae.training.run.run_to_the_end", lambda *given: 1 / 0)
+        train_run(read_settings(folder / "tiny.yaml"), run, weights=old, verbose=False)
+    before, after = vae.load(old).state_dict(), vae.load(run).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert train(["--resume", str(run)]) == 0
 
 
 @pytest.mark.parametrize(

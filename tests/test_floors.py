@@ -9,38 +9,39 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "vae"
-# `errors` and `schema` are the ground that floor 0 itself stands on.
+# `errors`, `schema` and `files` are the ground that floor 0 itself stands on.
 FLOORS = {
-    "errors": -2,
-    "schema": -1,
-    **dict.fromkeys(("config", "randomness", "precision", "ranks", "files", "text"), 0),
+    "errors": -3,
+    "schema": -2,
+    "files": -1,
+    **dict.fromkeys(("config", "randomness", "precision", "ranks", "text"), 0),
     **dict.fromkeys(("distributions", "hmc"), 1),
     **dict.fromkeys(("data", "networks", "posteriors", "priors", "likelihoods"), 2),
-    "models": 641,
+    "models": 3,
     "objectives": 4,
     **dict.fromkeys(("algorithms", "evaluation"), 5),
-    "training": 2_006,
-    "figures": 547,
-    "sweep": 548,
-    "reproduce": 2_363,
-    "commands": 974,
+    "training": 6,
+    "figures": 7,
+    "sweep": 8,
+    "reproduce": 9,
+    "commands": 10,
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 # Lines (wc -l) of each package, which may only fall; the single modules of vae are one. A new capability brings its own.
 BUDGETS = {
-    "vae": 1_827,
+    "vae": 1_822,
     "distributions": 1_561,
     "likelihoods": 562,
-    "data": 1_311,
+    "data": 1_297,
     "models": 641,
     "objectives": 438,
     "algorithms": 316,
     "evaluation": 1_699,
-    "training": 2_006,
+    "training": 1_978,
     "figures": 547,
     "sweep": 548,
-    "reproduce": 2_363,
-    "commands": 974,
+    "reproduce": 2_326,
+    "commands": 973,
 }
 
 

@@ -311,11 +311,10 @@ class _Dumper(yaml.SafeDumper):
     """Lists of scalars on one line, and quotes around all text that this loader, or another, would not read as text."""
 
 
-for _first, _rows in _Loader.yaml_implicit_resolvers.items():
-    _Dumper.yaml_implicit_resolvers = {
-        **_Dumper.yaml_implicit_resolvers,
-        _first: [*_Dumper.yaml_implicit_resolvers.get(_first, []), *_rows],
-    }
+_Dumper.yaml_implicit_resolvers = {
+    first: [row for table in (yaml.SafeDumper, _Loader) for row in table.yaml_implicit_resolvers.get(first, [])]
+    for first in yaml.SafeDumper.yaml_implicit_resolvers.keys() | _Loader.yaml_implicit_resolvers.keys()
+}
 _Dumper.add_representer(
     list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 )

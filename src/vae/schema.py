@@ -203,7 +203,7 @@ def show(raw: Any) -> str:
 
 def printable(text: Any) -> str:
     """A text in a message: control characters escaped, and not too long."""
-    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:200])
+    escaped = repr(str(text))[1:-1]
     return escaped if len(escaped) <= 120 else escaped[:117] + "..."
 
 

@@ -131,9 +131,8 @@ def _load(args: Any) -> tuple[LoadedRun, Split, Split | None]:
 
     run = load_on_device(args.run, args.checkpoint)
     split = read_user_split(args.data, run.model.data_shape, run.settings.data, run.data_range)
-    low, high = split.range
-    about = f"{len(split)} data of shape {tuple(split.x.shape[1:])}, {kind_of(split)} on [{low:.4g}, {high:.4g}]"
-    print(f"{args.data}: {about}", file=sys.stderr)
+    on = "[{:.4g}, {:.4g}]".format(*split.range)
+    print(f"{args.data}: {len(split)} data of shape {run.model.data_shape}, {kind_of(split)} on {on}", file=sys.stderr)
     return run, split, None
 
 

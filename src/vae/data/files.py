@@ -2,11 +2,9 @@
 
 import contextlib
 import hashlib
-import math
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,35 +156,24 @@ def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, Array], lis
     """The wanted arrays of an .npz file, and the names of its others, which are not read; never runs code."""
     try:
         with open_regular(path) as file:
-            if file.peek(6)[:6] == np.lib.format.MAGIC_PREFIX:  # type: ignore[attr-defined]
+            archive: Any = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
-            with zipfile.ZipFile(file) as archive:
-                members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-                arrays = {name: _read_member(archive, members[name]) for name in wanted if name in members}
+            names = [name for name in archive.files if name in wanted]
+            members: Any = archive.zip
+            claimed = sum(m.file_size for m in members.infolist() if m.filename.removesuffix(".npy") in names)
+            if claimed > memory():
+                raise ValueError(f"it needs {claimed / 1e9:.0f} GB, more than the memory of this machine")
+            arrays = {name: archive[name] for name in names}  # one by one, so that the others are not inflated
+            others = sorted(set(archive.files) - arrays.keys())
+        if bad := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{bad[0]} is not an array")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of an .npz file") from None
     except Exception as error:  # whatever the readers make of foreign bytes
-        reason = str(error).partition("\n")[0]
+        pickled = "it is not an archive, or it holds pickled objects"
+        reason = pickled if "pickle" in str(error) else str(error).partition("\n")[0]
         raise DataError(
             f"{path}: cannot be read as an .npz file of plain arrays ({reason}); write it by numpy.savez(path, x=array)"
         ) from None
-    return arrays, sorted(members.keys() - arrays.keys())
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> Array:
-    """An array, after what its header claims was compared with what the archive holds and with the memory."""
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in header:
-            raise ValueError(f"{name} is of another format {version}")
-        shape, _, dtype = header[version](file)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds pickled objects")
-        needed = math.prod(shape) * dtype.itemsize
-        if needed > archive.getinfo(name).file_size:
-            raise ValueError(f"{name} is cut short")
-        if needed > memory():
-            raise ValueError(f"{name} needs {needed / 1e9:.0f} GB, more than the memory of this machine")
-    with archive.open(name) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    return arrays, others

@@ -34,7 +34,7 @@ class Recorder:
     score: str
     report: Report
     evaluations: Sequence[Callable[[], list[Line]]]
-    _warned: frozenset[str] = frozenset()
+    _warned: bool = False
 
     def __post_init__(self) -> None:
         lines = self.folder.log.lines
@@ -61,8 +61,7 @@ class Recorder:
         for line in lines:
             self.folder.log.append(line)
         self.report.epoch(lines)
-        self._warn_of_fall(lines[0])
-        self._warn_of_gap(*lines)
+        self._warn_of_falls(lines[0], lines[1:])
         if improved:  # before last: a run killed between the two repeats the epoch and writes the same best again
             self.save("best")
         ranks, exact = self.folder.ranks, self.run.batches.exact_within_epochs
@@ -83,38 +82,28 @@ class Recorder:
         progress.best, progress.stale = (values[0], 0) if improved else (progress.best, progress.stale + 1)
         return improved
 
-    def _warn_of_fall(self, line: Line) -> None:
-        """Warn, once, if the ELBO is far below that of the first epoch; its meaning is the same across a warm-up."""
-        now, then = line[self.score], self.folder.log.lines[0][self.score]
-        if self._far_below(now, then):
-            self._warn(
-                "fall",
-                f"the mean ELBO fell from {then:.4g} nats per datum in epoch 1 to {now:.4g} in epoch {line['epoch']}; "
-                "a smaller learning rate, or train.clip_grad_norm, may help",
-            )
+    def _warn_of_falls(self, trained: Line, evaluated: Sequence[Line]) -> None:
+        """Warn, once, if the ELBO is far below that of epoch 1, or in evaluation far below that of training.
 
-    def _warn_of_gap(self, trained: Line, *evaluated: Line) -> None:
-        """Warn, once, if evaluation is far below training, where batch normalisation makes them differ."""
-        if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.run.state.model.modules()):
-            return
-        for line in evaluated:
-            if self._far_below(line[self.score], trained[self.score]):
-                self._warn(
-                    "gap",
-                    f"the ELBO is {trained[self.score]:.4g} on the minibatches of epoch {line['epoch']} and "
-                    f"{line[self.score]:.4g} on the {line['split']} data: batch normalisation takes the mean and "
-                    "variance of the minibatch in training, and their running averages in evaluation; train longer, or "
-                    "use batch_norm: false",
-                )
-
-    def _far_below(self, value: float, other: float) -> bool:
-        return value < other - FAR_BELOW * max(abs(other), math.prod(self.run.about["data_shape"]))
-
-    def _warn(self, kind: str, text: str) -> None:
-        """Warn of each kind of thing once, on the first rank."""
-        if kind not in self._warned and self.folder.ranks.first:
-            self._warned |= {kind}
-            warnings.warn(text, stacklevel=2)
+        The ELBO's meaning is the same across a warm-up of the objective.
+        """
+        epoch, now, then = trained["epoch"], trained[self.score], self.folder.log.lines[0][self.score]
+        said = {
+            f"the mean ELBO fell from {then:.4g} nats per datum in epoch 1 to {now:.4g} in epoch {epoch}; a smaller "
+            "learning rate, or train.clip_grad_norm, may help": (now, then)
+        }
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.run.state.model.modules()):
+            for line in evaluated:
+                said[
+                    f"the ELBO is {now:.4g} on the minibatches of epoch {epoch} and {line[self.score]:.4g} on the "
+                    f"{line['split']} data: batch normalisation takes the mean and variance of the minibatch in "
+                    "training, and their running averages in evaluation; train longer, or use batch_norm: false"
+                ] = line[self.score], now
+        for text, (value, other) in said.items():
+            far = FAR_BELOW * max(abs(other), math.prod(self.run.about["data_shape"]))
+            if not self._warned and self.folder.ranks.first and value < other - far:
+                self._warned = True
+                warnings.warn(text, stacklevel=2)
 
     def save(self, name: str = "last") -> None:
         """Write the state as a checkpoint; TrainingFailed instead if a sum or a parameter is not finite."""

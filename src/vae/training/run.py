@@ -182,6 +182,8 @@ def _run(
         if not run.progress.finished(plan):  # otherwise there is nothing to compile, and nothing to describe anew
             algorithm = with_gradient(algorithm, run, settings, plan, stop)
             ranks.once(lambda: folder.reserve(run))
+            if run.about["weights"] and not run.state.step:  # from here on they are in the run itself
+                folder.write("last", run)
             of_run = settings, about, device, run.form or "plain", run.about["weights"]
             ranks.once(lambda: folder.describe(*of_run))
             if verbose:
@@ -247,9 +249,7 @@ def with_gradient(algorithm: AEVB, run: RunState, settings: Settings, plan: Plan
 def _resume(run: RunState, folder: RunDirectory, plan: Plan) -> int:
     """Continue from the last checkpoint, if there is one, and return its step; else start from the beginning."""
     found = folder.read_last()
-    if found is None:
-        folder.check_begun()
-    else:
+    if found is not None:
         run.unpack(*found, folder.checkpoint("last"))
     progress = run.progress
     begun = progress.epoch + (progress.batch > 0)

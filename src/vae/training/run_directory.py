@@ -23,7 +23,7 @@ from vae.training.run_state import MAY_CHANGE, PLACES, RunState
 from vae.training.settings import Settings, read_settings
 
 # What a kill in the first moment may leave.
-_FIRST_FILES = {".lock", "environment.json", ".environment.json.partial", ".config.yaml.partial"}
+_FIRST_FILES = {".lock", "checkpoints", "environment.json", ".environment.json.partial", ".config.yaml.partial"}
 # What a run writes, in the order in which --overwrite removes it: what says that it is a run comes last.
 FIGURES = ("curves", "reconstructions", "samples", "manifold", "manifold_quantiles", "codes", "tsne")
 OWN_FILES = (
@@ -78,16 +78,6 @@ class RunDirectory:
         """The last checkpoint, if there is one."""
         file = self.checkpoint("last")
         return self.ranks.once(lambda: checkpoint.read(file, RunState.VALUES) if file.exists() else None)
-
-    def check_begun(self) -> None:
-        """UsageError if a run without a checkpoint was to begin with the weights of another, which are not in it."""
-        path = self.path
-        weights = self.ranks.once(lambda: _about(path).get("weights") if path is not None and _is_run(path) else None)
-        if weights:
-            raise UsageError(
-                f"{path}: has no checkpoint yet, and was to begin with the weights of {weights['run']}; start it again "
-                "with --from and --overwrite"
-            )
 
     def truncate_log(self, count: int) -> None:
         """Drop the metrics that were written after a checkpoint."""
@@ -227,17 +217,10 @@ def lock(path: Path) -> Iterator[None]:
 def _is_run(path: Path) -> bool:
     """Whether a directory is a run of this library, and not another program's with a config.yaml."""
     try:
-        return (path / "config.yaml").exists() and "vae" in _about(path)
+        about = json.loads(read_text(path / "environment.json"))
+        return (path / "config.yaml").exists() and isinstance(about, dict) and "vae" in about
     except (OSError, ValueError, RecursionError):
         return False
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """What environment.json says; ValueError if that is nothing."""
-    about = json.loads(read_text(path / "environment.json"))
-    if not isinstance(about, dict):
-        raise ValueError("not a description of a run")
-    return about
 
 
 # ------------------------------------------------------------------------------------- its config

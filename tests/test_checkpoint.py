@@ -65,7 +65,7 @@ def test_a_checkpoint_is_plain_safetensors_with_one_metadata_key(run):
     with safe_open(run / "checkpoints" / "last.safetensors", "pt") as file:
         assert file.metadata().keys() == {"vae"}
         record = json.loads(file.metadata()["vae"])
-        assert record["format"] == checkpoint.FORMAT == 5
+        assert record["format"] == checkpoint.FORMAT == 4
         assert {"model.encoder.layers.1.weight", "optimizer.0.exp_avg", "streams.noise"} <= set(file.keys())
 
 
@@ -153,10 +153,10 @@ def test_opening_a_pickle_runs_nothing(tmp_path):
 
 
 def test_another_format_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 4)
+    monkeypatch.setattr(checkpoint, "FORMAT", 5)
     checkpoint.write(tmp_path / "c", TENSORS, VALUES)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 4, this version reads 5; train it again"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 5, this version reads 4; train it again"):
         checkpoint.read(tmp_path / "c")
 
 

@@ -14,8 +14,8 @@ from vae.errors import UsageError
 from vae.randomness import Noise, Streams, permutation
 
 SINGLE = (
-    "train.batch_size: {} holds a single datum, which batch normalisation cannot take; change batch_size, or "
-    "data.train_size by one, drop the last (DataLoader: drop_last=True), or use networks with batch_norm: false"
+    "train.batch_size: {} holds a single datum, which batch normalisation cannot take; change batch_size or "
+    "data.train_size by one, drop it (DataLoader: drop_last=True), or use networks with batch_norm: false"
 )
 
 

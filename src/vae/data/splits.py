@@ -149,16 +149,10 @@ class Data:
         """Where the data are from, in words: a path, or the name of the data set."""
         return str((self.settings.options or {}).get("path", self.name))
 
-    @property
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest value of all splits."""
-        lows, highs = zip(*(s.range for s in (self.train, self.validation, self.test) if s is not None), strict=True)
-        return min(lows), max(highs)
-
     def __str__(self) -> str:
         held = 0 if self.validation is None else len(self.validation)
         sizes = f"{len(self.train)} to train, {held} to validate, {len(self.test)} to test"
-        low, high = self.range
+        low, high = _range(*filter(None, (self.train, self.validation, self.test)))
         what = f"{self.source}, {self.kind} on [{low:.4g}, {high:.4g}], shape {self.shape}"
         return f"{what}: {sizes} ({self.rule})"
 
@@ -245,11 +239,11 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     whole, test = _as_split(raw.train, settings), _as_split(raw.test, settings)
     if settings.pixels != "grey" and kind_of(whole, test) not in ("binary", "grey"):
         does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
-        lows, highs = zip(whole.range, test.range, strict=True)
+        low, high = _range(whole, test)
         cure = f"; {raw.doubt.what}: {raw.doubt.mend}" if raw.doubt else "; use pixels: grey"
         raise DataError(
             f"data.pixels: {settings.pixels} {does} on [0, 1], but the values of {settings.name} "
-            f"lie on [{min(lows):.9g}, {max(highs):.9g}]{cure}"
+            f"lie on [{low:.9g}, {high:.9g}]{cure}"
         )
     first, start = (0, size + gap) if settings.train_from == "start" else (total - size, total - size - gap - held)
     train = whole.part(slice(first, first + size))
@@ -261,6 +255,11 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     kind: Kind = "levels" if settings.pixels == "levels" else kind_of(*filter(None, (train, validation, test)))
     classes = raw.classes or DATASETS[settings.name].classes
     return Data(settings, tuple(train.x.shape[1:]), kind, raw.rule, train, test, validation, classes, raw.doubt)
+
+
+def _range(*splits: Split) -> tuple[float, float]:
+    lows, highs = zip(*(split.range for split in splits), strict=True)
+    return min(lows), max(highs)
 
 
 def _as_split(arrays: Arrays, settings: DataSettings) -> Split:

@@ -9,9 +9,12 @@ import torch
 from matplotlib.figure import Figure as Picture
 from scipy.special import ndtri
 
+from vae.data import Split
 from vae.evaluation import evaluate_bound
 from vae.evaluation.base import mean_and_stderr
 from vae.figures.style import figure
+from vae.models import VAE, evaluating
+from vae.randomness import derive
 from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Quantity, Results, at, difference
 from vae.reproduce.pictures import as_bytes, sheet
 
@@ -48,10 +51,30 @@ def measure(made: Made) -> tuple[Results, Arrays]:
     thinned = [*curve[:: max(1, len(curve) // 200)], curve[-1]]
     results = {
         "test": {name: mean_and_stderr(of_data) for name, of_data in values.items()},
+        "program": as_the_program(model, made.data.evaluation_split("test"), beta, made.seed),
         "train": {"reported": curve[-1][1]},
         "curve": {"updates": [step for step, _ in thinned], "reported": [round(loss, 3) for _, loss in thinned]},
     }
     return results, {}
+
+
+def as_the_program(model: VAE, test: Split, beta: float, seed: int) -> dict[str, float]:
+    """The test loss as the program of 2016 took it: 78 whole minibatches of 128 images, with one noise for each.
+
+    The mean of twenty such tests, and as `stderr` the standard deviation of one, which the document has.
+    """
+    generator, tests = torch.Generator().manual_seed(derive(seed, "laird/test")), []
+    with evaluating(model):
+        for _ in range(20):
+            losses = []
+            for start in range(0, len(test) - 127, 128):
+                x = test.images(slice(start, start + 128))
+                eps = torch.randn(1, 1, model.latent_dim, generator=generator)
+                log_p_x_given_z, kl = model.bound_terms(model.posterior(x), x, eps)
+                losses.append(beta * kl.sum(1).mean() - log_p_x_given_z.mean())
+            tests.append(torch.stack(losses).mean())
+    std, mean = torch.std_mean(torch.stack(tests))
+    return {"mean": mean.item(), "stderr": std.item()}
 
 
 def with_manifold(made: Made) -> tuple[Results, Arrays]:
@@ -143,7 +166,11 @@ QUANTITIES = (
         )
         for k in (100, 200, 400, 800)
     ),
-    Quantity("test", "MNIST, AEVB as published, d = 2, h = 512: test loss", ("as_published",), REPORTED, "156"),
+    Quantity(
+        "test", "MNIST, AEVB as published, d = 2, h = 512: test loss as the program took it", ("as_published",),
+        at("program"), "156", why="one run each, and the tested epoch was that of the best last minibatch of validation",
+    ),
+    Quantity("test", "MNIST, AEVB as published, d = 2: test loss with a noise per datum", ("as_published",), REPORTED),
     Quantity("test", "MNIST, AEVB corrected, d = 2, h = 512: test loss", ("corrected",), REPORTED),
     Quantity("test", "of the 156: the KL counted twice", ("as_published",), at("test", "kl")),
     Quantity(
@@ -186,7 +213,7 @@ DETAILS = (
     ("nothing on the initial weights", "every weight and bias from N(0, 0.01^2)", "init: normal"),
     ("nothing on the tested model", "that of the epoch with the best last minibatch of validation data",
      "the last epoch; validation is not used"),
-    ("156 on the test set", "78 minibatches of the test split: 9,984 images", "all 10,000"),
+    ("156 on the test set", "78 minibatches of the test split, one noise for each", "that, and all 10,000 images"),
     ("minimise the lower bound; log p(x, z) in the last formula", "maximises it; log p(x|z)", "log p(x|z), maximised"),
 )  # fmt: skip
 

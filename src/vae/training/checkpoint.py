@@ -26,7 +26,7 @@ from vae.algorithms.optimizers import HOW
 from vae.errors import CheckpointError
 from vae.files import open_regular, write_atomically
 
-FORMAT = 5
+FORMAT = 4
 _KEY = "vae"
 
 

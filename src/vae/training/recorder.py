@@ -83,10 +83,7 @@ class Recorder:
         return improved
 
     def _warn_of_falls(self, trained: Line, evaluated: Sequence[Line]) -> None:
-        """Warn, once, if the ELBO is far below that of epoch 1, or in evaluation far below that of training.
-
-        The ELBO's meaning is the same across a warm-up of the objective.
-        """
+        """Warn, once, if the ELBO, which no warm-up changes, is far below epoch 1, or in evaluation below training."""
         epoch, now, then = trained["epoch"], trained[self.score], self.folder.log.lines[0][self.score]
         said = {
             f"the mean ELBO fell from {then:.4g} nats per datum in epoch 1 to {now:.4g} in epoch {epoch}; a smaller "

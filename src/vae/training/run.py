@@ -168,7 +168,7 @@ def _run(
 ) -> Run:
     ranks, plan = Ranks.joined(), plan_of(settings)
     run, algorithm = begin(settings, model, data, ranks)
-    run.about["weights"] = weights
+    run.about |= {} if weights is None else {"weights": weights}
     folder = RunDirectory(None if out is None else as_path(out, "out"), ranks)
     device, verbose, stop = run.streams.device, verbose and ranks.first, Stop(ranks)
     about = str(data) if isinstance(data, Data) else "a DataLoader"
@@ -182,10 +182,9 @@ def _run(
         if not run.progress.finished(plan):  # otherwise there is nothing to compile, and nothing to describe anew
             algorithm = with_gradient(algorithm, run, settings, plan, stop)
             ranks.once(lambda: folder.reserve(run))
-            if run.about["weights"] and not run.state.step:  # from here on they are in the run itself
+            if "weights" in run.about and not run.state.step:  # from here on they are in the run itself
                 folder.write("last", run)
-            of_run = settings, about, device, run.form or "plain", run.about["weights"]
-            ranks.once(lambda: folder.describe(*of_run))
+            ranks.once(lambda: folder.describe(settings, about, run))
             if verbose:
                 likelihood = describe(model.likelihood_head, LIKELIHOODS).name
                 how = f"likelihood {likelihood}; {run.form} steps, products in {settings.train.precision}"
@@ -230,7 +229,6 @@ def begin(settings: Settings, model: VAE, data: Data | Any, ranks: Ranks) -> tup
         "data_sha256": data.sha256() if is_data else None,
         "data_range": model.data_range and list(model.data_range),
         "threads": torch.get_num_threads(),
-        "weights": None,
     }
     check_same_data(about["data_sha256"], ranks)
     return RunState(about, algorithm.init(model), Streams(train.seed, device), batches, Progress()), algorithm

@@ -89,12 +89,11 @@ class RunDirectory:
             return "there is no earlier checkpoint"
         return f"the last good checkpoint is {self.checkpoint('last')}"
 
-    def describe(
-        self, settings: Settings, data: str, device: torch.device, form: str, weights: dict[str, Any] | None
-    ) -> None:
+    def describe(self, settings: Settings, data: str, run: RunState) -> None:
         """Write what the run runs on, and the resolved config."""
         if self.path is None or not self.ranks.first:
             return
+        device = run.streams.device
         on_cuda = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_cuda else platform.processor() or platform.machine()
         record = {
@@ -107,10 +106,10 @@ class RunDirectory:
             "device": f"{device.type} ({name})",
             "threads": torch.get_num_threads(),
             "processes": self.ranks.world,
-            "steps": form,
+            "steps": run.form or "plain",
             "precision": settings.train.precision,
             "data": data,
-            "weights": weights,
+            "weights": run.about.get("weights"),
         }
         write_atomically(self.path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
         write_atomically(self.path / "config.yaml", dump(plain(settings)).encode())

@@ -29,14 +29,13 @@ class RunState:
     progress: Progress
     form: str | None = None  # of the gradient: plain, compiled or parallel; None until it is chosen
 
-    # What a checkpoint holds besides tensors. `weights` says which checkpoint the first weights are from, if any.
+    # What a checkpoint holds besides tensors; also `weights`, the checkpoint that the first weights are from, if any.
     VALUES: ClassVar[dict[str, Any]] = {
         "config": dict,
         "data_shape": list,
         "data_sha256": str | None,
         "data_range": list | None,
         "threads": int,
-        "weights": dict | None,
         "form": str | None,
         "step": int,
         "optimizer": dict,
@@ -60,7 +59,7 @@ class RunState:
 
     def unpack(self, tensors: dict[str, Tensor], values: dict[str, Any], file: Path) -> None:
         """Become what a checkpoint holds. CheckpointError if it is of another model, config or data."""
-        self.about["weights"] = values["weights"]
+        self.about |= {key: values[key] for key in ("weights",) if key in values}
         checkpoint.load_model(self.state.model, tensors, file)
         check_same_run(file, values["config"], self.about["config"])
         if values["data_sha256"] != self.about["data_sha256"]:

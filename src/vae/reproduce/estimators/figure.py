@@ -54,13 +54,15 @@ def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
         ("Linear-Gaussian model", "samples K", "signal to noise, |mean| / deviation"),
         (f"{verbatim(name)}: over the noise (M = {size})", "samples L (K of a bound)", "variance, encoder (trace)"),
         (f"{verbatim(name)}: over data and noise", "minibatch M", "variance, encoder (trace)"),
-        (f"{verbatim(name)}: over the noise (M = {size})", "samples L (K of a bound)", "bias / length of the gradient"),
+        ("Their bias (symbols as on the left)", "samples L (K of a bound)", "bias / length of the gradient"),
     ]
     for axes, (title, x, y) in zip(panels.flat, titles, strict=True):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         quiet(axes)
+        if axes is not panels[1, 2]:  # full of bars; its series are those of the first panel in its row
+            axes.legend(fontsize=8, frameon=False)
     return made
 
 
@@ -124,10 +126,9 @@ def _points(axes: Axes, x: Any, y: Any, stderr: Any, label: str, colour: str, ma
 
 
 def _ticks(axes: Axes, rows: Sequence[Row], x: str) -> None:
-    """A tick at each place that was measured, and the legend."""
+    """A tick at each place that was measured."""
     if x != "theta":
         axes.set_xscale("log")
     axes.set_xticks(sorted({row[x] for row in rows}))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(fontsize=8, frameon=False)

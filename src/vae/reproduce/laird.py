@@ -168,7 +168,7 @@ QUANTITIES = (
     ),
     Quantity(
         "test", "MNIST, AEVB as published, d = 2, h = 512: test loss as the program took it", ("as_published",),
-        at("program"), "156", why="one run each, and the tested epoch was that of the best last minibatch of validation",
+        at("program"), "156", why="one run each; the tested epoch had the best last minibatch of validation",
     ),
     Quantity("test", "MNIST, AEVB as published, d = 2: test loss with a noise per datum", ("as_published",), REPORTED),
     Quantity("test", "MNIST, AEVB corrected, d = 2, h = 512: test loss", ("corrected",), REPORTED),

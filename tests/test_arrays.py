@@ -239,6 +239,15 @@ def test_validation_data_of_the_file(tmp_path):
         train_run(read_settings(settings), None, verbose=False)
 
 
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_an_array_for_all_beside_those_of_splits_is_asked_for(tmp_path, name):
+    given = {"x_train": UNIT, "x_test": UNIT[:5], name: UNIT if name == "x" else LABELS}
+    with pytest.raises(
+        DataError, match=rf"holds {name} beside x_train and x_test; name it {name}_train, {name}_test or"
+    ):
+        vae.load_data("npz", path=npz(tmp_path, **given))
+
+
 @pytest.mark.parametrize("name", ["labels", "Y", "x_tst", "targets"])
 def test_arrays_that_are_not_read_are_told(tmp_path, name):
     with told("own.npz: only arrays of certain names are read: x, x_train, x_test, x_val, and the same with y"):

@@ -431,7 +431,7 @@ def test_pictures_stand_upright_and_transparent_pixels_are_white(tmp_path):
 
 def test_labels_of_the_wrong_name_are_not_dropped_silently(tmp_path):
     path = npz(tmp_path, x_train=GREYS, x_test=GREYS, y=np.arange(30))
-    with pytest.raises(DataError, match="name the labels y_train and y_test"):
+    with pytest.raises(DataError, match="name it y_train, y_test or y_val"):
         vae.load_data("npz", path=path)
 
 

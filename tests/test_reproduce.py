@@ -14,10 +14,12 @@ from scipy import stats
 import vae
 from vae.commands import reproduce as command
 from vae.commands import train
+from vae.distributions import FAMILIES, Normal, kl_divergence
 from vae.errors import DataError, UsageError
-from vae.reproduce import DOCUMENTS, records, running
+from vae.randomness import datum_noise
+from vae.reproduce import DOCUMENTS, records, running, slides, wang2018
 from vae.reproduce.chen2020 import measures
-from vae.reproduce.document import Document, Experiment, Figure, Number, Quantity, Table, at, difference
+from vae.reproduce.document import Document, Experiment, Figure, Made, Number, Quantity, Table, at, difference
 from vae.reproduce.table import row, table
 
 pytestmark = pytest.mark.usefixtures("in_root")
@@ -256,7 +258,7 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nobody"], "nobody: there is no such document; there are laird, chen2020, estimators"),
+        (["nobody"], "nobody: there is no such document; there are laird, chen2020, wang2018, slides, estimators"),
         ([], "reproduce.py: name a document (--list shows which there are); see reproduce.py --help"),
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
         (["--table", "--json"], "reproduce.py: --json is for the table of one document; name it"),
@@ -291,6 +293,43 @@ def test_a_document_is_whole(name, tmp_path):
             assert (settings is None) == (not experiment.config)
             assert settings is None or settings.train.seed == experiment.seeds[0]
     assert all(r["verdict"] == "not replicated" for r in table(made, {}))
+
+
+def test_every_family_of_the_slides_is_tested_and_a_wrong_law_would_be_found():
+    """23 tests at 1e-4 each: false alarms at a rate of 0.23 %, for a fixed seed."""
+    assert slides.CASES.keys() == FAMILIES.keys()
+    made = Made(0, True, True)
+    results, arrays = slides.measure(made)
+    assert min(found["p"] for found in results.values()) > slides.FALSE_ALARMS
+    for x, counts, density in arrays.values():
+        assert np.abs(counts - density).max() < 0.25 * density.max()  # 2,000 draws in 40 bins
+        assert 0.9 < density.sum() * (x[1] - x[0]) < 0.98  # between the quantiles 0.03 and 0.97
+    parameters, _ = slides.CASES["logistic"]
+    noise = datum_noise("uniform", 0, "slides/logistic", range(2000), (1,)).double()
+    z = FAMILIES["logistic"](*parameters).transform(noise)[:, 0].numpy()
+    assert stats.kstest(z, stats.norm(0, 0.7).cdf).pvalue < slides.FALSE_ALARMS
+
+
+def test_the_identities_of_the_slides():
+    results, _ = slides.identities(Made(3, True, True))
+    assert max(results["errors"].values()) < 1e-12
+    assert results["gap"] > 0
+    assert slides._kl(0.3, 0.5, 0.3, 0.5) == 0
+    q, p = (
+        Normal(torch.tensor(0.3), torch.tensor(0.5).log() / 2),
+        Normal(torch.tensor(-1.0), torch.tensor(2.0).log() / 2),
+    )
+    assert slides._kl(0.3, 0.5, -1.0, 2.0) == pytest.approx(kl_divergence(q, p).item(), abs=1e-6)
+
+
+def test_the_gradients_of_wang():
+    results, _ = wang2018.measure(Made(0, True, True))
+    assert wang2018._nearness(results).mean > 0
+    excess = wang2018._excess("no baseline", 2.0, 1)(results)
+    assert excess.mean == pytest.approx(87 - 4, abs=5 * excess.stderr)  # theta^4 + 14 theta^2 + 15, less 4
+    assert abs(results["kl_error"]["mean"]) < 5 * results["kl_error"]["stderr"]
+    wrong = {**results, "rows": [{**results["rows"][0], "exact_variance": 30.0}]}
+    assert wang2018._nearness(wrong).mean < 0
 
 
 def test_the_pixel_entropy_is_the_least_cross_entropy():

@@ -40,12 +40,12 @@ def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
     by_theta = [row for row in known if row["num_samples"] == L]
     theta = min((row["theta"] for row in known if row["num_samples"] != L), default=theta)
     by_samples = [row for row in known if row["theta"] == theta]
-    _lines(panels[0, 0], by_theta, "theta", "variance", "exact_variance")
-    _lines(panels[0, 1], by_samples, "num_samples", "variance", "exact_variance")
+    series(panels[0, 0], by_theta, "theta", "variance", "exact_variance")
+    series(panels[0, 1], by_samples, "num_samples", "variance", "exact_variance")
     _ratios(panels[0, 2], tables["signal_to_noise"], tables["slopes"])
     of_encoder = [row for row in noise if row["network"] == "encoder"]
-    _lines(panels[1, 0], of_encoder, "num_samples", "variance")
-    _lines(panels[1, 1], [row for row in data if row["network"] == "encoder"], "batch_size", "variance", samples=True)
+    series(panels[1, 0], of_encoder, "num_samples", "variance")
+    series(panels[1, 1], [row for row in data if row["network"] == "encoder"], "batch_size", "variance", samples=True)
     _bias(panels[1, 2], of_encoder)
     size = noise[0]["batch_size"]
     titles = [
@@ -66,7 +66,7 @@ def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
     return made
 
 
-def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, exact: str | None = None, samples: bool = False) -> None:
+def series(axes: Axes, rows: Sequence[Row], x: str, y: str, exact: str | None = None, samples: bool = False) -> None:
     """One series per estimator on logarithmic axes."""
     for name, chosen in _by_estimator(rows).items():
         label, colour, marker = _LOOKS[name]

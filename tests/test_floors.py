@@ -23,7 +23,7 @@ FLOORS = {
     "training": 6,
     "figures": 7,
     "sweep": 8,
-    "reproduce": 2_656,
+    "reproduce": 9,
     "commands": 10,
 }
 FILES = sorted(SOURCE.rglob("*.py"))

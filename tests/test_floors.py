@@ -37,10 +37,10 @@ BUDGETS = {
     "objectives": 438,
     "algorithms": 316,
     "evaluation": 1_699,
-    "training": 1_978,
+    "training": 1_971,
     "figures": 547,
     "sweep": 548,
-    "reproduce": 2_656,
+    "reproduce": 2_659,
     "commands": 973,
 }
 

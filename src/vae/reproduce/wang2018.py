@@ -142,9 +142,9 @@ WANG2018 = Document(
     tuple(_quantities()),
     (
         Figure("2.2.1", "The variance of each estimator of the gradient, beside the exact one.", ("example",),
-               draw_variances),
+               draw_variances, "The reparameterized gradient lies lowest, and does not grow with theta."),
         Figure("4", "Generated images: decoder means at draws from the prior, MNIST, d = 20.", ("generated",),
-               draw_images),
+               draw_images, "As described: digits, some of them blurred or between two classes."),
     ),
     (("figure 4 names no data and no network", "-", "MNIST, the networks of Chen 2020, 20 latents"),
      ("N(mu, sigma)", "-", "sigma is the standard deviation")),

@@ -191,6 +191,9 @@ def test_words_and_booleans_are_labels(tmp_path):
     assert data.classes == ("cat", "dog", "emu", "Öl")
     assert data.test.y.tolist() == [2, 0]
     assert vae.Data.from_arrays(UNIT, LABELS > 0).train.y.max() == 1
+    column = words.astype(object)  # as tables have them
+    assert vae.Data.from_arrays(UNIT, column).classes == ("cat", "dog", "Öl")
+    assert vae.Data.from_arrays(UNIT.reshape(60, -1).astype(object)).shape == (64,)
     assert vae.Data.from_arrays(UNIT, LABELS, classes=("a", "b", "c")).classes == ("a", "b", "c")
 
 

@@ -200,7 +200,8 @@ def _copied(values: Any, name: str) -> Any:
         values = values.detach().cpu()
         values = (values.float() if values.is_floating_point() else values).numpy()
     try:
-        return np.array(values)
+        array = np.array(values)
+        return np.array(array.tolist()) if array.dtype == object else array  # columns of tables, such as words
     except ValueError:
         raise DataError(f"from_arrays: {name} is not an array: its rows differ in length") from None
 

@@ -32,7 +32,7 @@ BUDGETS = {
     "vae": 1_822,
     "distributions": 1_561,
     "likelihoods": 562,
-    "data": 1_298,
+    "data": 1_301,
     "models": 641,
     "objectives": 438,
     "algorithms": 316,

@@ -41,7 +41,7 @@ BUDGETS = {
     "figures": 547,
     "sweep": 548,
     "reproduce": 2_659,
-    "commands": 973,
+    "commands": 974,
 }
 
 

@@ -55,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.list:
         for document in DOCUMENTS.values():
-            hours = sum(e.minutes * len(e.seeds) for e in document.experiments) / 60
-            print(f"{document.name:12}{document.title}; {hours:.1f} hours of one thread")
+            minutes = max(1.0, sum(e.minutes * len(e.seeds) for e in document.experiments))
+            length = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} min"
+            print(f"{document.name:12}{document.title}; {length} of one thread")
         return
     if args.name is None:
         print(results(DOCUMENTS.values()), end="")

@@ -22,7 +22,7 @@ from vae.errors import CheckpointError
 from vae.training import checkpoint, read_settings
 from vae.training.loading import checkpoints
 from vae.training.run import train as train_run
-from vae.training.run_directory import resumed_settings
+from vae.training.run_directory import own_files, resumed_settings
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -403,6 +403,14 @@ def test_overwrite_leaves_what_a_user_has_put_beside_the_files_of_a_run(copied):
         file.write_text("mine")
     assert train([*arguments, "--set", "train.epochs=1"]) == 0
     assert all(file.read_text() == "mine" for file in mine)
+
+
+@pytest.mark.parametrize("name", ["d2", "d4", "grey"])
+def test_overwrite_knows_every_file_that_a_run_writes(folder, name):
+    run = folder / name
+    written = {path for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert written == set(own_files(run))
+    assert any(path.parent.name == "figures" for path in written)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "figures", "evaluations"])

@@ -19,6 +19,11 @@ def as_bytes(images: Tensor) -> Array:  # (N, C, H, W) in [0, 1] -> (N, H, W, C)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
+def sharpness(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N,)
+    """The total variation: the mean absolute difference of neighbouring pixels."""
+    return (x.diff(dim=-1).abs().flatten(1).mean(1) + x.diff(dim=-2).abs().flatten(1).mean(1)).double()
+
+
 def columns(pictures: Sequence[Array], titles: Sequence[str], black_on_white: bool) -> Figure:
     """Data in the first column, their reconstructions in the others; each (N, H, W, C), uint8."""
     count, width = len(pictures[0]), len(pictures)

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
-from vae.distributions import FAMILIES
+from vae.distributions import FAMILIES, Normal, kl_divergence
 from vae.figures.style import figure, quiet
 from vae.randomness import datum_noise
 from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Number, Quantity, Results
@@ -81,15 +81,15 @@ def identities(made: Made) -> tuple[Results, Arrays]:
     # z ~ N(0, 1), x|z ~ N(w z, s^2): log p(x) is known, and so are the posterior and the bound of any q = N(m, v).
     w, s2, x, m, v = 1.3, 0.4, 0.7, -0.2, 0.5
     evidence = -0.5 * (math.log(2 * math.pi * (w * w + s2)) + x * x / (w * w + s2))
-    bound = -0.5 * (math.log(2 * math.pi * s2) + ((x - w * m) ** 2 + w * w * v) / s2) - _kl(m, v, 0, 1)
-    gap = _kl(m, v, w * x / (w * w + s2), s2 / (w * w + s2))
+    q_z, prior, posterior = (_normal(*p) for p in ((m, v), (0, 1), (w * x / (w * w + s2), s2 / (w * w + s2))))
+    expected = -0.5 * (math.log(2 * math.pi * s2) + ((x - w * m) ** 2 + w * w * v) / s2)
+    bound, gap = expected - kl_divergence(q_z, prior).item(), kl_divergence(q_z, posterior).item()
     errors = (abs(kl + entropy - cross), abs(gap + bound - evidence))
     return {"errors": dict(zip(IDENTITIES, map(float, errors), strict=True)), "gap": gap}, {}
 
 
-def _kl(m: float, v: float, mean: float, variance: float) -> float:
-    """KL(N(m, v) || N(mean, variance)), nats."""
-    return 0.5 * (math.log(variance / v) + (v + (m - mean) ** 2) / variance - 1)
+def _normal(mean: float, variance: float) -> Normal:
+    return Normal(*torch.tensor([[mean], [0.5 * math.log(variance)]], dtype=torch.float64))
 
 
 IDENTITIES = ("D(p || q) + H(p) = H(p, q)", "log p(x) = D(q(z) || p(z|x)) + L")

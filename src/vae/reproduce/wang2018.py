@@ -25,7 +25,7 @@ from vae.reproduce.document import (
 )  # fmt: skip
 from vae.reproduce.estimators.figure import series
 from vae.reproduce.estimators.gradients import compare_known
-from vae.reproduce.pictures import as_bytes, sheet
+from vae.reproduce.pictures import as_bytes, sharpness, sheet
 from vae.text import plus_minus
 
 THETAS = (0.0, 0.5, 1.0, 2.0)
@@ -47,8 +47,8 @@ def measure(made: Made) -> tuple[Results, Arrays]:
 def generated(made: Made) -> tuple[Results, Arrays]:
     """The decoder's means at 100 draws from the prior, and their total variation over that of test images."""
     images, data = made.run.model.sample(100, seed=made.seed), made.data.evaluation_split("test").first(1000).images()
-    ours, theirs = (x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean() for x in (images, data))
-    return {"sharpness": (ours / theirs).item()}, {"images": as_bytes(images)} if made.pictures else {}
+    ratio = sharpness(images).mean() / sharpness(data).mean()
+    return {"sharpness": ratio.item()}, {"images": as_bytes(images)} if made.pictures else {}
 
 
 # ------------------------------------------------------------------------------------- figures and tables

@@ -14,7 +14,7 @@ from vae.evaluation.base import mean_and_stderr
 from vae.evaluation.representation import CLASSIFIERS, accuracy, nearest_neighbours, train_autoencoder
 from vae.models import factor_analysis, pca, probabilistic_pca
 from vae.reproduce.document import Arrays, Made, Results
-from vae.reproduce.pictures import as_bytes
+from vae.reproduce.pictures import as_bytes, sharpness
 from vae.training.build import build
 
 SHOWN = {"mnist": 30, "fashion_mnist": 30, "cifar10": 10}  # test images 0, 128, 256, ...: the first of each minibatch
@@ -24,11 +24,6 @@ GRID = np.linspace(-4, 4, 30)
 def pixel_entropy(x: Tensor) -> Tensor:  # (N, ...) -> (N,)
     """-sum x log x + (1 - x) log(1 - x), nats: the least cross-entropy of grey levels x, that of x with itself."""
     return -(torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).double().flatten(1).sum(1)
-
-
-def sharpness(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N,)
-    """The total variation: the mean absolute difference of neighbouring pixels."""
-    return (x.diff(dim=-1).abs().flatten(1).mean(1) + x.diff(dim=-2).abs().flatten(1).mean(1)).double()
 
 
 def measure(made: Made) -> tuple[Results, Arrays]:

@@ -200,11 +200,10 @@ def test_words_and_booleans_are_labels(tmp_path):
 @pytest.mark.parametrize(
     ("y", "words"),
     [
-        (LABELS + 0.5, "y: is float64; labels are whole numbers"),
         (LABELS[:40], r"y: 60 data and labels of shape \(40,\)"),
-        (np.eye(3)[LABELS], r"y: 60 data and labels of shape \(60, 3\)"),
+        (np.zeros((60, 3, 1)), r"y: 60 data and labels of shape \(60, 3, 1\)"),
         (np.full(60, 2**63, np.uint64), r"y: has labels beyond 2\^53"),
-        (np.full(60, np.nan), "y: is float64"),
+        (np.full(60, np.nan), "y: row 0 is not finite"),
         (LABELS.astype("timedelta64[s]"), r"y: is timedelta64\[s\]"),
     ],
 )
@@ -213,6 +212,15 @@ def test_a_fault_of_the_labels_is_not_blamed_on_the_data(tmp_path, y, words):
         vae.load_data("npz", path=npz(tmp_path, x=UNIT, y=y))
     with pytest.raises(DataError, match=r"own\.npz: y_test: "):
         vae.load_data("npz", path=npz(tmp_path, x_train=UNIT, x_test=UNIT, y_train=LABELS, y_test=y))
+
+
+@pytest.mark.parametrize("y", [LABELS + 0.5, np.eye(3)[LABELS]])
+def test_targets_of_a_regression_are_no_labels_of_a_vae(y):
+    model = vae.build({"data": {"name": "digits"}, "model": {"latent_dim": 2}})
+    with pytest.raises(
+        DataError, match="from_arrays|arrays: y are targets of a regression .*; labels are whole numbers"
+    ):
+        vae.fit(model, vae.Data.from_arrays(UNIT, y), epochs=1, verbose=False)
 
 
 def test_timedeltas_are_no_counts(tmp_path):

@@ -303,7 +303,7 @@ OBJECTS = np.array([{"a": 1}], dtype=object)
         ({"x": (GREYS > 9).astype(np.uint8)}, "these are 0 and 1 only"),
         ({"x": np.zeros((5, 32, 32, 3), np.uint8)}, "channels last"),
         ({"x": GREYS, "y": np.arange(29)}, "30 data and labels of shape"),
-        ({"x": GREYS, "y": np.ones(30) / 2}, "labels are whole numbers"),
+        ({"x": GREYS, "y": np.ones(30) * 1j}, "labels are whole numbers"),
         ({"x_train": GREYS, "x_test": GREYS[:, :5]}, "a datum must have the same shape"),
         ({"x_train": GREYS, "x_test": GREYS / 255.0}, "a datum must have the same shape and type"),
         ({"x": GREYS[:1]}, "leave nothing to train on"),
@@ -578,7 +578,9 @@ def test_every_set_has_a_test_or_is_one_of_torchvisions():
         "frey_face",
         "digits",
         "npz",
+        "csv",
         "folder",
+        "li",
         "arrays",
         "loader",
     }

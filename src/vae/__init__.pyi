@@ -20,6 +20,7 @@ from vae.likelihoods import GreyCrossEntropy as GreyCrossEntropy
 from vae.likelihoods import NegativeBinomial as NegativeBinomial
 from vae.models import EM as EM
 from vae.models import VAE as VAE
+from vae.models import Regression as Regression
 from vae.models import factor_analysis as factor_analysis
 from vae.models import pca as pca
 from vae.models import probabilistic_pca as probabilistic_pca
@@ -43,6 +44,7 @@ from vae.posteriors import MultivariateTPosterior as MultivariateTPosterior
 from vae.posteriors import StudentTPosterior as StudentTPosterior
 from vae.posteriors import UniformPosterior as UniformPosterior
 from vae.priors import StandardNormal as StandardNormal
+from vae.regression import VariationalRegressor as VariationalRegressor
 from vae.training import Run as Run
 from vae.training import fit as fit
 from vae.training import load as load

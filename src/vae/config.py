@@ -12,6 +12,7 @@ import yaml
 from vae.errors import ConfigError
 from vae.files import open_regular
 from vae.schema import (
+    BlockOrPart,
     Misfit,
     Option,
     OptionsOf,
@@ -243,6 +244,8 @@ class _Reader:
                 if raw is None and _optional(type_):
                     return None
                 return self.part(mark.table, raw, place, default)
+            if isinstance(mark, BlockOrPart):
+                return self.block_or_part(mark, raw, place)
         if is_dataclass(type_) and isinstance(type_, type):
             return self.block(type_, raw, place)
         try:
@@ -264,6 +267,15 @@ class _Reader:
             return self.problem(_join(place, "name"), not_one_of(name, table))
         rest = {key: value for key, value in raw.items() if key != "name"}
         return Part(name, self.options(options_of(table[name]), rest, place))
+
+    def block_or_part(self, mark: BlockOrPart, raw: Any, place: str) -> Any:
+        name = raw if isinstance(raw, str) else raw.get("name", mark.default) if isinstance(raw, dict) else mark.default
+        if name == mark.default:
+            rest = {key: value for key, value in raw.items() if key != "name"} if isinstance(raw, dict) else raw
+            return self.block(mark.block, {} if isinstance(raw, str) else rest, place)
+        if not isinstance(name, str) or name not in mark.table:
+            return self.problem(_join(place, "name"), not_one_of(name, [mark.default, *mark.table]))
+        return self.part(mark.table, raw, place, None)
 
     def problem(self, place: str, text: str) -> Any:
         self.problems.append((place, text))

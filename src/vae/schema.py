@@ -63,6 +63,15 @@ class OptionsOf:
 
 
 @dataclass(frozen=True)
+class BlockOrPart:
+    """A part from a table; or, under the name `default` or none, a block."""
+
+    default: str
+    block: type
+    table: Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
 class Part:
     """A chosen row of a table with its options, defaults filled in."""
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from vae.algorithms.base import State, Sums, check_finite
 from vae.algorithms.optimizers import optimizer_step
 from vae.data import Batch
-from vae.models import VAE
+from vae.models import Model
 from vae.objectives import Memory, Objective
 from vae.randomness import Draws, Noise
 
@@ -42,7 +42,7 @@ class AEVB:
     gradient: Gradient = eager
     score: str = "elbo"
 
-    def init(self, model: VAE) -> State:
+    def init(self, model: Model) -> State:
         """The state before the first step."""
         optimizer = self.optimizer(model.parameters())
         for group in optimizer.param_groups:
@@ -54,7 +54,7 @@ class AEVB:
         return self.objective.noises(state.model, batch_size)
 
     def values(
-        self, model: VAE, batch: Batch, noise: Draws, memory: Memory, step: int | Tensor
+        self, model: Model, batch: Batch, noise: Draws, memory: Memory, step: int | Tensor
     ) -> tuple[Tensor, Memory, Sums]:
         """What a step maximises on a minibatch of M data, reduced over it; the memory; the sums.
 
@@ -62,7 +62,8 @@ class AEVB:
         """
         images = batch.x if self.expand is None else self.expand(batch.x)
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            estimate, memory = self.objective(model, images, noise, memory, step)
+            given = Batch(images, batch.y) if model.supervised else images
+            estimate, memory = self.objective(model, given, noise, memory, step)
         total = estimate.surrogate.sum()
         values = {"elbo": estimate.elbo, **estimate.terms}
         if estimate.objective is not None:  # it is not the ELBO
@@ -96,7 +97,7 @@ class AEVB:
 class Values(nn.Module):
     """`AEVB.values` as the forward pass of a module: functional_call and DistributedDataParallel need one."""
 
-    def __init__(self, algorithm: AEVB, model: VAE) -> None:
+    def __init__(self, algorithm: AEVB, model: Model) -> None:
         super().__init__()
         self.algorithm, self.model = algorithm, model
 

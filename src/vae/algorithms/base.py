@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from vae.data import Batch
 from vae.errors import TrainingFailed
-from vae.models import VAE
+from vae.models import Model
 from vae.objectives import Memory
 from vae.randomness import Draws, Noise
 
@@ -21,7 +21,7 @@ Sums = dict[str, Tensor]  # by name, over a minibatch, nats, from before the upd
 class State:
     """All that the next step depends on, besides its minibatch and noise; a step updates it in place."""
 
-    model: VAE
+    model: Model
     optimizer: Optimizer
     memory: Memory = field(default_factory=dict)  # what the objective remembers
     step: int = 0  # updates made
@@ -34,7 +34,7 @@ class Algorithm(Protocol):
     def score(self) -> str:
         """The value in Sums that chooses the best checkpoint."""
 
-    def init(self, model: VAE) -> State:
+    def init(self, model: Model) -> State:
         """The state before the first step."""
 
     def noises(self, state: State, batch_size: int) -> dict[str, Noise]:

@@ -198,12 +198,18 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def load_on_device(path: str | Path, checkpoint: str | None) -> LoadedRun:
-    """A run, its model on the CPU if its settings name the CPU, else on CUDA if there is a GPU."""
+def load_on_device(path: str | Path, checkpoint: str | None, *, any_model: bool = False) -> LoadedRun:
+    """A run, its model on the CPU if its settings name the CPU, else on CUDA if there is a GPU.
+
+    UsageError if its model is no VAE, unless `any_model`.
+    """
+    from vae.models import VAE
     from vae.training.build import choose_device
     from vae.training.loading import load_run
 
     run = load_run(path, which=checkpoint)
+    if not any_model and not isinstance(run.model, VAE):
+        raise UsageError(f"{path}: is a run of a regression, which has no latents; use evaluate.py or plot_curves.py")
     run.model.to(choose_device("cpu" if run.settings.train.device == "cpu" else "auto"))
     return run
 
@@ -213,11 +219,11 @@ def origin(run: LoadedRun) -> dict[str, Any]:
     return {"run": str(run.path), "checkpoint": run.checkpoint, "step": run.step}
 
 
-def load_with_data(path: str | Path, checkpoint: str | None) -> tuple[LoadedRun, Data]:
+def load_with_data(path: str | Path, checkpoint: str | None, *, any_model: bool = False) -> tuple[LoadedRun, Data]:
     """A run and the data that it was trained on."""
     from vae.data import load_data
 
-    run = load_on_device(path, checkpoint)
+    run = load_on_device(path, checkpoint, any_model=any_model)
     data = load_data(run.settings.data)
     if data.shape != run.model.data_shape:
         raise UsageError(f"{path}: was trained on data of shape {run.model.data_shape}, and they now have {data.shape}")

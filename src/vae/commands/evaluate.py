@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
     from vae.evaluation.report import report, table, write_evaluation
+    from vae.models import VAE
     from vae.training.checks import check_support
 
     questions = _questions(args)
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"{args.save}: its folder does not exist")
     run, split, train = _load(args)
     name = args.split if args.data is None else "data"
-    check_support(split, args.data or name, run.model)
+    if isinstance(run.model, VAE):
+        check_support(split, args.data or name, run.model)
     record, values = report(run.model, split, questions, name=name, train=train, origin=origin(run), verbose=True)
     if args.data is not None:
         record["data"] = args.data
@@ -123,13 +125,13 @@ def _questions(args: Any) -> Questions:
 def _load(args: Any) -> tuple[LoadedRun, Split, Split | None]:
     """The run, the data to evaluate it on, and the training split if there is a question about it."""
     if args.data is None:
-        run, data = load_with_data(args.run, args.checkpoint)
+        run, data = load_with_data(args.run, args.checkpoint, any_model=True)
         limit = None if args.representation else args.limit  # which limits the labels
         train = data.evaluation_split("train") if args.representation else None
         return run, data.evaluation_split(args.split, limit), train
     from vae.data import kind_of, read_user_split
 
-    run = load_on_device(args.run, args.checkpoint)
+    run = load_on_device(args.run, args.checkpoint, any_model=True)
     split = read_user_split(args.data, run.model.data_shape, run.settings.data, run.data_range)
     on = "[{:.4g}, {:.4g}]".format(*split.range)
     print(f"{args.data}: {len(split)} data of shape {run.model.data_shape}, {kind_of(split)} on {on}", file=sys.stderr)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def _parser() -> Parser:
     parser = Parser(
         "train",
-        "Train a variational auto-encoder from a YAML config, evaluate it on the test split, and draw its figures.\n"
+        "Train a variational auto-encoder, or a regression, from a YAML config, evaluate it on the test split, and\n"
+        "draw its figures.\n"
         "Give one of --config, --resume and --list.",
         "--config configs/digits_d2.yaml --set model.latent_dim=10 train.epochs=50 --out runs/digits_d10",
     )
@@ -72,15 +73,24 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
+    from vae.data import load_data
     from vae.likelihoods.advice import check_kind
-    from vae.training.build import build_model, resolve
-    from vae.training.checks import check_parts
+    from vae.schema import Part
+    from vae.training.build import build_for, build_model, resolve
+    from vae.training.checks import check, check_parts
 
-    settings, shape, kind = resolve(_settings(args)[0])
-    model = build_model(settings.model, shape, settings.train.seed)
-    check_parts(settings, model)
-    unbounded = (float("-inf"), float("inf"))
-    check_kind(model.likelihood_head, kind, unbounded if kind == "real" else (0, 1), settings.data.name)
+    settings = _settings(args)[0]
+    model: Any
+    if isinstance(settings.model, Part):
+        data = load_data(settings.data)
+        model = build_for(settings, data)
+        check(settings, data, model)
+    else:
+        settings, shape, kind = resolve(settings)
+        model = build_model(settings.model, shape, settings.train.seed)
+        check_parts(settings, model)
+        unbounded = (float("-inf"), float("inf"))
+        check_kind(model.likelihood_head, kind, unbounded if kind == "real" else (0, 1), settings.data.name)
     print(dump(plain(settings)), end="")
     count = sum(p.numel() for p in model.parameters())
     print(f"# {count:,} parameters")
@@ -123,7 +133,7 @@ def _evaluate_and_draw(path: Path, data: Data, trained: bool, figures: bool) -> 
     from vae.commands.base import load_on_device, origin
     from vae.evaluation.report import evaluate_test_split, read_evaluation, table, write_evaluation
 
-    loaded = load_on_device(path, None)
+    loaded = load_on_device(path, None, any_model=True)
     record, before = None, read_evaluation(path)
     if trained or before is None or before["step"] != loaded.step:
         record = evaluate_test_split(loaded.model, data, origin(loaded))

@@ -179,27 +179,34 @@ def outliers(x: Array) -> Array:  # (N, D) -> indices
 
 
 def labels_of(y: Mapping[str, Any], sizes: Mapping[str, int], place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Labels by split as (N,) int64, and the classes' names if they are words. DataError if they are no labels.
+    """Labels or targets by split, and the classes' names if the labels are words. DataError if they are neither.
 
-    Whole numbers, whole floats, booleans and words are labels, as (N,) or (N, 1).
+    Whole numbers, whole floats, booleans and words are labels, as (N,) or (N, 1), and become (N,) int64. Other floats,
+    or several numbers per datum, are targets of a regression, float32.
     """
     flat = {split: values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values for split, values in y.items()}
+    targets = False
     for split, values in flat.items():
         name = f"{place}: y" + ("" if split == "all" else f"_{split}")
-        if values.shape != (sizes[split],):
+        numbers = values.dtype.kind in "biuf"
+        if values.shape[:1] != (sizes[split],) or values.ndim > (2 if numbers else 1) or 0 in values.shape:
             raise DataError(
                 f"{name}: {sizes[split]} data and labels of shape {y[split].shape}; give one label per datum"
             )
-        whole = values.dtype.kind in "biu"
-        if values.dtype.kind == "f":
-            whole = bool((np.isfinite(values) & (values == np.floor(values))).all())
-        if not whole and values.dtype.kind not in "US":
+        if not numbers and values.dtype.kind not in "US":
             raise DataError(
                 f"{name}: is {values.dtype}; labels are whole numbers (one whole number per datum) or words"
             )
+        if numbers and not np.isfinite(values).all():
+            bad = int(np.argwhere(~np.isfinite(values.reshape(len(values), -1)).all(1))[0, 0])
+            raise DataError(f"{name}: row {bad} is not finite")
+        whole = numbers and values.ndim == 1 and bool((values == np.floor(values)).all())
+        targets |= numbers and not whole
         if whole and values.size and not -(2.0**53) <= float(values.min()) <= float(values.max()) <= 2.0**53:
             raise DataError(f"{name}: has labels beyond 2^53; number the classes 0, 1, 2, ...")
     words = {split for split, values in flat.items() if values.dtype.kind in "US"}
+    if not words and targets:
+        return {split: values.astype(np.float32) for split, values in flat.items()}, ()
     if not words:
         return {split: values.astype(np.int64) for split, values in flat.items()}, ()
     if len(words) < len(flat):

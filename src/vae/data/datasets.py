@@ -11,10 +11,11 @@ import numpy as np
 from vae.data import files
 from vae.data.arrays import READ, Doubt, checked, labels_of, named
 from vae.data.pictures import read_folder
+from vae.data.synthetic import li_data
 from vae.errors import DataError, UsageError, tell
 from vae.files import as_path
 from vae.randomness import derive
-from vae.schema import Count, Index, Interval, names_of
+from vae.schema import Count, Index, Interval, did_you_mean, names_of
 
 Side = Annotated[int, Interval(1, 10_000)]
 
@@ -23,7 +24,7 @@ class Arrays(NamedTuple):
     """The data of a split as read."""
 
     x: Any  # (N, *shape) uint8 or float
-    y: Any | None = None  # (N,), labels
+    y: Any | None = None  # labels (N,) whole numbers, or targets (N,) or (N, T) float32
     places: Any | None = None  # (N,), of the data in the file; None if the split keeps its order
 
 
@@ -142,7 +143,8 @@ def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
 def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:
     """Your own arrays: x_train and x_test, or x alone (a tenth is drawn for testing), and x_val; labels y_train, ...
 
-    Bytes (uint8) are grey levels, divided by 255; other whole numbers are counts, whatever their type.
+    For a regression, y_train, ... are targets: numbers, one or several per datum. Bytes (uint8) are grey levels,
+    divided by 255; other whole numbers are counts, whatever their type.
     """
     return split_arrays(*files.read_npz(Path(path), READ), path, seed, test_size)
 
@@ -184,6 +186,39 @@ def _loader(root: Path, seed: int) -> Raw:
     raise _only_from_python("loader", "a DataLoader of the user's own")
 
 
+def _csv(
+    root: Path, seed: int, *, path: str, target: tuple[str, ...] | str | None = None, test_size: Count | None = None
+) -> Raw:
+    """Your own table: a first line of column names, then rows of numbers; `target` names what a regression predicts."""
+    columns = files.read_csv(as_path(path, "data.path"))
+    targets = [target] if isinstance(target, str) else list(target or ())
+    for name in targets:
+        if name not in columns:
+            raise DataError(f"data.target: {path} has no column {name}{did_you_mean(name, columns)}")
+    inputs = [column for name, column in columns.items() if name not in targets]
+    if not inputs:
+        raise DataError(
+            f"data.target: {path} has no other column than the target, so there is nothing to predict it from"
+        )
+    x, _ = checked(np.stack(inputs, 1), path)
+    y = np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None
+    return _seeded_split(x, y, test_size, seed)
+
+
+def _li(
+    root: Path, seed: int, *, size: Count = 150, test_size: Count = 1000, reading: Literal["code", "text"] = "code"
+) -> Raw:
+    """Algorithm 2 of Li 2021: one input, y standardised; its figures show seed 123. Fresh data of the law to test."""
+    as_printed = reading == "text"
+    x, y = li_data(np.random.RandomState(seed), size, as_printed)
+    x_test, y_test = li_data(np.random.RandomState(derive(seed, "test") % 2**32), test_size, as_printed)
+    train, test = (
+        Arrays(*(column[:, None].astype(np.float32) for column in (inputs, (outputs - y.mean()) / y.std())))
+        for inputs, outputs in ((x, y), (x_test, y_test))
+    )
+    return Raw(train, test, f"{size} drawn to train, {test_size} to test")
+
+
 def _only_from_python(name: str, what: str) -> UsageError:
     return UsageError(
         f"data.name: {name} stands for {what}, which no config can build; give the data of such a run by --data "
@@ -212,7 +247,9 @@ DATASETS: dict[str, DatasetRow] = {
     "frey_face": DatasetRow(_frey_face, (1, 28, 20)),
     "digits": DatasetRow(_digits, (1, 8, 8), grey_levels=17),
     "npz": DatasetRow(_npz),
+    "csv": DatasetRow(_csv),
     "folder": DatasetRow(_folder),
+    "li": DatasetRow(_li),
     "arrays": DatasetRow(_arrays),
     "loader": DatasetRow(_loader),
 }

@@ -1,7 +1,10 @@
 """Readers of data files. Each checks what it reads, and raises a DataError with the place, the fault and the remedy."""
 
 import contextlib
+import csv
 import hashlib
+import io
+import math
 import os
 import shutil
 import tempfile
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from vae.errors import DataError
 from vae.files import memory, open_regular
+from vae.schema import printable, show
 
 Array = NDArray[Any]
 
@@ -150,6 +154,40 @@ def read_frey(root: Path) -> Array:
     if hashlib.sha256(np.ascontiguousarray(faces).tobytes()).hexdigest() != FREY_SHA256:
         raise DataError(f"{path}: the array is not that of the Frey faces (its SHA-256 is wrong); {source}")
     return np.ascontiguousarray(faces)
+
+
+def read_csv(path: Path) -> dict[str, Array]:
+    """The columns of a csv file by their names in its first line, each (N,) float64, none of them missing."""
+    try:
+        with open_regular(path) as file:
+            lines = list(csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the path of a csv file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a csv file ({error})") from None
+    names, *rows = [line for line in lines if line] or [[]]
+    if not rows or len(set(names)) < len(names):
+        raise DataError(f"{path}: needs a first line of column names, all different, and rows of numbers below it")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(names):
+            raise DataError(
+                f"{path}: row {number} has {len(row)} values, and the first line names {len(names)} columns"
+            )
+        for name, text in zip(names, row, strict=True):
+            if not _is_finite(text):
+                what = "is missing" if not text.strip() else f"is {show(text)}, which is no finite number"
+                raise DataError(
+                    f"{path}: column {printable(name)}, row {number}: {what}; drop the row or fill the value in, and "
+                    "turn words into numbers, such as 0 and 1 for each word"
+                )
+    return dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, Array], list[str]]:

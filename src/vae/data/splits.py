@@ -57,10 +57,11 @@ Kind = Literal["binary", "grey", "levels", "counts", "real"]
 
 @dataclass(frozen=True)
 class Split:
-    """Data of one split, resident: `x` (N, *shape) as stored, `y` (N,) labels or None, `index` (N,) places in the file.
+    """Data of one split, resident: `x` (N, *shape) as stored, `y`, `index` (N,) places in the file.
 
-    Bytes stay bytes (a quarter of the traffic) and are divided by `scale` when used. If `dynamic`, x holds
-    intensities, and each training step draws binary pixels from them anew.
+    `y` are labels (N,), whole numbers, or targets of a regression, floats (N,) or (N, T), or None. Bytes stay bytes (a
+    quarter of the traffic) and are divided by `scale` when used. If `dynamic`, x holds intensities, and each training
+    step draws binary pixels from them anew.
     """
 
     x: Tensor
@@ -77,6 +78,11 @@ class Split:
     ) -> Tensor:
         """Images, on [0, 1] if the data are grey or binary; bytes are moved to the device as bytes."""
         return expand(self.x[rows].to(device), self.scale, dtype)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """y, if they are labels."""
+        return None if self.y is None or self.y.is_floating_point() else self.y
 
     @property
     def values(self) -> Tensor:
@@ -143,6 +149,11 @@ class Data:
     def name(self) -> str:
         """The row of DATASETS."""
         return self.settings.name
+
+    @property
+    def targets(self) -> int:
+        """How many numbers there are to predict per datum; 0 if there is no y."""
+        return 0 if self.train.y is None else self.train.y[:1].numel()
 
     @property
     def source(self) -> str:
@@ -266,7 +277,8 @@ def _range(*splits: Split) -> tuple[float, float]:
 def _as_split(arrays: Arrays, settings: DataSettings) -> Split:
     """Arrays as tensors, with the scale of the data set."""
     x = torch.from_numpy(np.ascontiguousarray(arrays.x))
-    y = None if arrays.y is None else torch.from_numpy(np.ascontiguousarray(arrays.y)).long()
+    y = None if arrays.y is None else torch.from_numpy(np.ascontiguousarray(arrays.y))
+    y = y.long() if y is not None and not y.is_floating_point() else y
     index = torch.arange(len(x)) if arrays.places is None else torch.from_numpy(arrays.places)
     return Split(x, y, index, DATASETS[settings.name].grey_levels - 1.0 if x.dtype == torch.uint8 else 1.0)
 

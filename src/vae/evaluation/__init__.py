@@ -8,4 +8,5 @@ from vae.evaluation.gaps import Gaps
 from vae.evaluation.importance import ImportanceSampling
 from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
 from vae.evaluation.quadrature import Quadrature
+from vae.evaluation.regression import crps, evaluate_regression
 from vae.evaluation.representation import evaluate_representation, representation_table

@@ -11,7 +11,8 @@ from vae.data import Data, Split
 from vae.distributions import has_exact_kl, sum_from
 from vae.errors import PosteriorCollapse, TrainingFailed
 from vae.evaluation.base import DatumNoise, minibatches
-from vae.models import VAE, evaluating
+from vae.evaluation.regression import regression_line
+from vae.models import VAE, Model, Regression, evaluating
 
 ACTIVE = 0.01  # a latent is active if the variance of its posterior mean over the data exceeds this (Burda et al. 2015)
 
@@ -82,12 +83,15 @@ def posterior_codes(
     return torch.cat(codes)
 
 
-def evaluation_line(model: VAE, data: Data, name: str) -> dict[str, Any]:
-    """A line of metrics on the ELBO of a split, with the KL per dimension and active units.
+def evaluation_line(model: Model, data: Data, name: str) -> dict[str, Any]:
+    """A line of metrics on the ELBO of a split; of a VAE, with the KL per dimension and active units.
 
     Its noise is that of evaluate.py's default seed, whatever the seed of the training.
     """
-    bound = evaluate_bound(model, data.evaluation_split(name), name=name)
+    split = data.evaluation_split(name)
+    if isinstance(model, Regression):
+        return regression_line(model, split, name)
+    bound = evaluate_bound(model, split, name=name)
     means = {key: getattr(bound, key).mean().item() for key in ("elbo", "log_p_x_given_z", "kl")}
     of_latents = {} if bound.kl_per_dimension is None else {"kl_per_dimension": bound.kl_per_dimension.tolist()}
     return {"split": name, **means, "active_units": bound.active_units, **of_latents}

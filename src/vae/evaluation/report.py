@@ -17,9 +17,10 @@ from vae.evaluation.base import mean_and_stderr
 from vae.evaluation.bound import evaluate_bound, warn_of_collapse
 from vae.evaluation.gaps import Gaps
 from vae.evaluation.log_likelihood import LOG_LIKELIHOODS, Columns, measure
+from vae.evaluation.regression import regression_record, regression_table
 from vae.evaluation.representation import evaluate_representation, representation_table
 from vae.files import read_text, write_atomically
-from vae.models import VAE
+from vae.models import VAE, Model, Regression
 from vae.schema import Count, Index, OneOf, options_of, validated
 from vae.text import NOT_A_DENSITY, mean_row
 
@@ -62,7 +63,7 @@ class Questions:
 
 
 def report(
-    model: VAE,
+    model: Model,
     split: Split,
     questions: Questions,
     *,
@@ -80,6 +81,13 @@ def report(
     q = questions
     if not q.representation:
         split = split.first(q.limit)
+    if isinstance(model, Regression):
+        if any(getattr(q, question) for question in ANSWERS):
+            raise UsageError(
+                "log_likelihood, gaps, self_check and representation are of VAEs, and this is a regression"
+            )
+        given: dict[str, Any] = {"name": name, "seed": q.seed, "num_samples": q.num_samples, "origin": origin or {}}
+        return regression_record(model, split, **given)
     how = {"name": name, "seed": q.seed, "batch_size": q.batch_size, "verbose": verbose}
     answer, columns = Record(), Values()
     for question, (key, ask, _) in ANSWERS.items():  # first, since they may raise errors
@@ -105,7 +113,7 @@ def report(
     return record | answer, {**values, "index": split.index, **columns}
 
 
-def evaluate_test_split(model: VAE, data: Data, origin: Mapping[str, Any]) -> Record:
+def evaluate_test_split(model: Model, data: Data, origin: Mapping[str, Any]) -> Record:
     """The record of evaluations/test.json: the ELBO and its terms on the whole test split."""
     return report(model, data.evaluation_split("test"), Questions(), name="test", origin=origin)[0]
 
@@ -116,6 +124,10 @@ def table(record: Record) -> str:
     lines = [
         f"{origin}{record['split']}, n = {record['elbo']['n']}",
         f"{'':12}{'mean':>12}{'std. error':>12}   nats per datum",
+    ]
+    if "coverage" in record:
+        return "\n".join(lines + regression_table(record))
+    lines += [
         *(mean_row(name, record[key]) for key, name in _BOUND_ROWS.items()),
     ]
     for key, _, lines_of in ANSWERS.values():

@@ -185,9 +185,9 @@ def evaluate_representation(
     unknown = next((row for row in rows if row not in REPRESENTATIONS), None)
     if unknown is not None:
         raise UsageError(f"rows: there is no {unknown!r}; there are {', '.join(REPRESENTATIONS)}")
-    if train.y is None or test.y is None:
+    if train.labels is None or test.labels is None:
         raise UsageError("the accuracy of a classifier on the codes needs labels, and these data have none")
-    labels = train.y[:limit]
+    labels = train.labels[:limit]
     if len(labels.unique()) < 2:
         raise UsageError(f"limit: the first {len(labels)} labels are all of one class, and a classifier needs two")
     if len(labels) < NEIGHBOURS:
@@ -195,7 +195,7 @@ def evaluate_representation(
     accuracies: dict[str, Any] = {}
     for row in rows:
         codes, others = REPRESENTATIONS[row](model, train, test, epochs, seed)
-        scores = {name: accuracy(f(codes[:limit], labels, others), test.y) for name, f in CLASSIFIERS.items()}
+        scores = {name: accuracy(f(codes[:limit], labels, others), test.labels) for name, f in CLASSIFIERS.items()}
         accuracies[row] = {"size": codes.shape[1], **scores}
     bound = evaluate_bound(model, test, name="test", seed=seed)
     mean, covariance = aggregate_moments(*posterior_moments(model, test))

@@ -13,7 +13,9 @@ _PANELS = {
     "elbo": "ELBO",
     "objective": "objective (what was maximised)",
     "log_p_x_given_z": "E$_q$ log p(x|z)",
-    "kl": "KL(q(z|x) || p(z))",
+    "log_p_y_given_x": "E$_q$ log p(y|x, w)",
+    "kl": "KL(q || p)",
+    "log_density": "log p(y|x)",
 }
 
 

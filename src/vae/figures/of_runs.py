@@ -16,11 +16,14 @@ from torch import Tensor
 
 from vae.data import Data, Split
 from vae.errors import UsageError
-from vae.evaluation import posterior_codes
+from vae.evaluation import evaluate_regression, posterior_codes
+from vae.evaluation.regression import NETWORKS
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
 from vae.figures.images import manifold, reconstructions, samples
+from vae.figures.regression import calibration
 from vae.figures.style import Array, save
+from vae.models import Predictive, Regression
 from vae.training import read_settings
 from vae.training.loading import LoadedRun
 from vae.training.run_directory import history, open_config
@@ -29,6 +32,8 @@ from vae.training.run_directory import history, open_config
 def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[Path]]]:
     """The figures that suit a run: their names, and functions that draw them."""
     model, split = run.model, data.evaluation_split("test")
+    if isinstance(model, Regression):
+        return {"curves": lambda: draw_curves([run.path]), "prediction": lambda: draw_prediction(run, data)}
     figures = {
         "curves": lambda: draw_curves([run.path]),
         "reconstructions": lambda: draw_reconstructions([run], split.first(10), "test"),
@@ -49,7 +54,7 @@ def draw_curves(runs: Sequence[Path], out: str | None = None) -> list[Path]:
     runs = list(dict.fromkeys(runs))  # a run that is given twice is drawn once
     histories, densities = dict[str, list[dict[str, Any]]](), set[bool]()
     for name, run in zip(_names(runs), runs, strict=True):
-        likelihood = read_settings(open_config(run), where=run).model.likelihood
+        likelihood = getattr(read_settings(open_config(run), where=run).model, "likelihood", None)
         density = likelihood is None or likelihood.name != "grey_cross_entropy"
         densities.add(density)
         lines = histories[name if density else f"{name} (no density)"] = history(run)
@@ -115,6 +120,22 @@ def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = No
     return files
 
 
+def draw_prediction(run: LoadedRun, data: Data, out: str | None = None) -> list[Path]:
+    """What a regression predicts beside the test data, and whether its intervals hold."""
+    model, split = run.model, data.evaluation_split("test")
+    columns, y = evaluate_regression(model, split, name="test"), _array(model.as_targets(split.y))
+    x, predicted = split.images(), Predictive.of(model, split.images(), NETWORKS, 0)
+    line, seen = None, (_array(predicted.mean[:, 0]), y[:, 0])
+    if model.data_shape == (1,):
+        grid = torch.linspace(x.min().item(), x.max().item(), 400)[:, None]
+        on_grid = Predictive.of(model, grid, NETWORKS, 0)
+        lower, upper = on_grid.quantile([0.05, 0.95])[..., 0]
+        curves = {"mean": _array(on_grid.mean[:, 0]), "lower": _array(lower), "upper": _array(upper)}
+        line, seen = (_array(grid[:, 0]), curves), (_array(x[:, 0]), y[:, 0])
+    title = f"{run.path.name}: {len(split)} test data" + (", target 0" if model.targets > 1 else "")
+    return _save(calibration(_array(columns["pit"][:, 0]), title, line, seen), run.path, "prediction", out)
+
+
 def draw_codes(
     run: LoadedRun,
     data: Data,
@@ -144,5 +165,5 @@ def draw_codes(
             print(f"t-SNE of {len(z)} codes takes a minute or so; for fewer, use --limit N", file=sys.stderr)
         z, stem, axes = tsne(z, fitting, seed), "tsne", ("t-SNE 1", "t-SNE 2")
         title += f"\n{model.latent_dim} latents by t-SNE (perplexity {fitting:.3g})"
-    labels = None if split.y is None else split.y.numpy()
+    labels = None if split.labels is None else split.labels.numpy()
     return _save(codes(z, labels, data.classes, axes, title), run.path, stem, out)

@@ -1,5 +1,13 @@
 """Floor 3: parts composed into models."""
 
+from vae.models.bayesian import (
+    Sampling,
+    VariationalLinear,
+    networks,
+    variational_layers,
+    weights_kl,
+    weights_noises,
+)
 from vae.models.linear import (
     EM,
     LINEAR_MODELS,
@@ -10,4 +18,8 @@ from vae.models.linear import (
     pca,
     probabilistic_pca,
 )
-from vae.models.vae import VAE, Standardise, evaluating
+from vae.models.regression import Predictive, Regression
+from vae.models.vae import VAE, Standardise, device_of, evaluating
+
+Model = VAE | Regression
+MODELS = {"regression": Regression}  # besides the VAE, whose parts have tables of their own

@@ -32,6 +32,8 @@ class VAE(nn.Module):
     through any number of them.
     """
 
+    supervised = False  # it is trained on batches of x alone
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -242,14 +244,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), seeded(0, "evaluation"), matmul_precision(None, _device(model)):
+        with torch.no_grad(), seeded(0, "evaluation"), matmul_precision(None, device_of(model)):
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def _device(network: nn.Module) -> torch.device:
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's parameters."""
     return next((p.device for p in network.parameters()), torch.device("cpu"))
 
 

@@ -3,6 +3,7 @@
 from vae.objectives.base import Estimate, Memory, Objective
 from vae.objectives.importance import IWAE, DReG, LogWeights, StickingTheLanding, log_weights
 from vae.objectives.modifiers import SharedNoise, WeightedKL
+from vae.objectives.regression import RegressionBound
 from vae.objectives.score_function import ScoreFunction, leave_one_out, remember, running_mean, score_surrogate
 from vae.objectives.sgvb import EstimatorA, EstimatorB
 

@@ -1,6 +1,6 @@
 """The contract of an objective."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,14 +13,15 @@ Memory = dict[str, Tensor]  # what an estimator remembers between steps; part of
 class Estimate(NamedTuple):
     """One value per datum, nats; larger is better.
 
-    `bound` estimates a lower bound of log p(x). `terms` are the two parts of the ELBO, which is their difference; the
-    derivative of `kl` is an unbiased estimate of the KL's, so that a modifier can weight it. `surrogate` is what an
-    algorithm reduces over the minibatch and differentiates. Its value is that of what is maximised; if that is not the
-    ELBO, `objective` holds it too.
+    `bound` estimates a lower bound of log p(x). `terms` are the two parts of the ELBO, which is their difference, the
+    expected log-likelihood (`log_p_x_given_z`, of a regression `log_p_y_given_x`) and `kl`; the derivative of `kl` is
+    an unbiased estimate of the KL's, so that a modifier can weight it. `surrogate` is what an algorithm reduces over
+    the minibatch and differentiates. Its value is that of what is maximised; if that is not the ELBO, `objective` holds
+    it too.
     """
 
     bound: Tensor  # (M,)
-    terms: dict[str, Tensor]  # log_p_x_given_z and kl, each (M,)
+    terms: dict[str, Tensor]  # each (M,)
     surrogate: Tensor  # (M,)
     objective: Tensor | None = None  # (M,)
     kl_elements: Tensor | None = None  # (M, J), if the KL is a sum over latents
@@ -28,7 +29,8 @@ class Estimate(NamedTuple):
     @property
     def elbo(self) -> Tensor:  # (M,)
         """The evidence lower bound, which every objective estimates, whatever it maximises."""
-        return self.terms["log_p_x_given_z"] - self.terms["kl"]
+        log_likelihood, kl = self.terms.values()
+        return log_likelihood - kl
 
 
 class Objective(Protocol):
@@ -38,7 +40,7 @@ class Objective(Protocol):
     def num_samples(self) -> int:
         """L, the samples of z per datum."""
 
-    def noises(self, model: VAE, batch_size: int) -> dict[str, Noise]:
+    def noises(self, model: Any, batch_size: int) -> dict[str, Noise]:
         """What is drawn for a minibatch: eps of q(z|x), (L, M, J)."""
         return {"eps": Noise(model.noise.kind, (self.num_samples, batch_size, *model.noise.shape), data_axis=1)}
 
@@ -46,10 +48,8 @@ class Objective(Protocol):
         """Why its gradient, averaged over the noise, is not that of what it maximises; None if it is."""
         return None
 
-    def __call__(
-        self, model: VAE, x: Tensor, noise: Draws, memory: Memory, step: int | Tensor
-    ) -> tuple[Estimate, Memory]:
-        """The estimate for a minibatch."""
+    def __call__(self, model: Any, x: Any, noise: Draws, memory: Memory, step: int | Tensor) -> tuple[Estimate, Memory]:
+        """The estimate for a minibatch: of a VAE, of data x; of a regression, of a batch of inputs and targets."""
 
 
 def support_depends_on_parameters(model: VAE) -> bool:

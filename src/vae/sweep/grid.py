@@ -14,7 +14,7 @@ from vae.data import load_data
 from vae.errors import ConfigError, UsageError
 from vae.files import UNSAFE
 from vae.sweep.cell import Cell
-from vae.training.build import build_model, choose_device, with_likelihood
+from vae.training.build import build_for, choose_device, with_likelihood
 from vae.training.checks import check
 from vae.training.run_directory import other_settings
 from vae.training.settings import Settings, read_settings
@@ -56,7 +56,7 @@ def check_cells(cells: Iterable[Cell], here: bool = True) -> None:
             try:
                 if here:
                     choose_device(settings.train.device, settings.train.precision)
-                check(settings, data, build_model(settings.model, data.shape, settings.train.seed))
+                check(settings, data, build_for(settings, data))
             except ConfigError as error:
                 raise ConfigError(f"{cell.name}: {error}") from None
             checked.append(apart_from_seed)

@@ -11,13 +11,13 @@ from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
-from vae.data import DATASETS, Doubt, load_data
+from vae.data import DATASETS, Data, Doubt, load_data
 from vae.errors import ConfigError
 from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
-from vae.models import VAE
+from vae.models import MODELS, VAE, Model, Regression
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Objective, SharedNoise, WeightedKL
+from vae.objectives import OBJECTIVES, Objective, RegressionBound, SharedNoise, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.precision import AUTOCAST
 from vae.priors import PRIORS
@@ -26,18 +26,26 @@ from vae.schema import Part, describe
 from vae.training.settings import ModelSettings, Settings, read_settings
 
 
-def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Sequence[str] = ()) -> VAE:
+def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Sequence[str] = ()) -> Any:
     """The model of a config (a YAML file, a mapping, or settings), untrained, its weights drawn from train.seed.
 
-    The data are read only if they alone tell their shape or kind (npz, folder).
+    The data are read only if they alone tell their shape, kind or targets (npz, csv, folder; regression).
     """
     raw = plain(config) if isinstance(config, Settings) else config
-    settings, shape, _ = resolve(read_settings(raw, [overrides] if isinstance(overrides, str) else overrides))
+    settings = read_settings(raw, [overrides] if isinstance(overrides, str) else overrides)
+    if isinstance(settings.model, Part):
+        return build_for(settings, load_data(settings.data))
+    settings, shape, _ = resolve(settings)
     return build_model(settings.model, shape, settings.train.seed)
 
 
+def build_for(settings: Settings, data: Data) -> Any:
+    """The model of settings, with their likelihood, for data that were read."""
+    return build_model(settings.model, data.shape, settings.train.seed, targets=data.targets)
+
+
 def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
-    """The settings with their likelihood, the shape of a datum, and the kind of its values."""
+    """The settings of a VAE with their likelihood, the shape of a datum, and the kind of its values."""
     shape, pixels = DATASETS[settings.data.name].shape, settings.data.pixels
     if shape is not None:
         kind = pixels if pixels in ("grey", "levels") else "binary"
@@ -51,7 +59,7 @@ def with_likelihood(settings: Settings, kind: str, doubt: Doubt | None = None) -
 
     ConfigError if the kind is in doubt, so that a likelihood has to be named.
     """
-    if settings.model.likelihood is not None:
+    if isinstance(settings.model, Part) or settings.model.likelihood is not None:
         return settings
     if doubt is not None and settings.data.pixels == "grey":
         raise ConfigError(
@@ -63,13 +71,25 @@ def with_likelihood(settings: Settings, kind: str, doubt: Doubt | None = None) -
 
 
 def build_model(
-    settings: ModelSettings,
+    settings: ModelSettings | Part,
     data_shape: tuple[int, ...],
     seed: int,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
-) -> VAE:
-    """The model of its settings; a network that is given stands in for the one that the settings name."""
+    targets: int = 0,
+) -> Any:
+    """The model of its settings; a network that is given stands in for the one that the settings name.
+
+    `targets` is how many numbers there are to predict per datum, for a regression.
+    """
+    if isinstance(settings, Part):
+        if not targets:
+            raise ConfigError(
+                f"model: {settings.name} needs targets beside the data: y_train and y_test of an .npz file, or "
+                "data.target, a column of a csv file"
+            )
+        with seeded(seed, "initialisation"):
+            return settings.build(MODELS, data_shape, targets)
     assert settings.likelihood is not None, "with_likelihood comes first"
     likelihood = settings.likelihood.build(LIKELIHOODS, data_shape)
     posterior = settings.posterior.build(POSTERIORS, settings.latent_dim)
@@ -90,14 +110,18 @@ def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module
         raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from None
 
 
-def uses_library_networks(model: VAE) -> bool:
-    """Whether encoder and decoder are the library's own, and not modules of the user's."""
+def uses_library_networks(model: Model) -> bool:
+    """Whether the networks are the library's own and draw nothing, and not modules of the user's, or with dropout."""
+    if isinstance(model, Regression):
+        return not model.dropout
     return "module" not in (describe(model.encoder, ENCODERS).name, describe(model.decoder, DECODERS).name)
 
 
 def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
-    modifiers, objective = settings.modifiers, settings.objective.build(OBJECTIVES)
+    modifiers, chosen = settings.modifiers, settings.objective
+    of_regression = isinstance(settings.model, Part)
+    objective = RegressionBound(**chosen.options) if of_regression else chosen.build(OBJECTIVES)
     base: Objective = SharedNoise(objective) if modifiers.shared_noise else objective
     weighted = WeightedKL(base, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
     return base if weighted == WeightedKL(base) else weighted

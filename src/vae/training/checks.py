@@ -7,22 +7,31 @@ from torch import nn
 
 from vae.data import SINGLE, Data, Doubt, Loader, Split, kind_of
 from vae.distributions import kl_divergence
-from vae.errors import ConfigError, UsageError
+from vae.errors import ConfigError, DataError, UsageError
 from vae.likelihoods.advice import check_kind, check_levels
-from vae.models import VAE
+from vae.models import VAE, Model, Regression
 from vae.objectives import Objective, WeightedKL
 from vae.training.build import build_algorithm
 from vae.training.settings import Settings
 
 
-def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
+def check(settings: Settings, data: Data | Loader, model: Model) -> None:
     """ConfigError or UsageError if a model cannot be trained on the data with these settings.
 
     The values of a DataLoader are looked at minibatch by minibatch, when it gives them.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("no parameter of the model requires a gradient, so there is nothing to train")
+    if isinstance(model, Regression):
+        assert isinstance(data, Data), "begin takes no loader for a regression"
+        check_targets(data, model)
+        return check_parts(settings, model)
     if isinstance(data, Data):
+        if data.train.y is not None and data.train.labels is None:
+            raise DataError(
+                f"{data.source}: y are targets of a regression (real numbers, or several per datum); labels are whole "
+                "numbers, one per datum: leave y out, or train with model.name: regression"
+            )
         if data.shape != model.data_shape:
             raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
         for split in (data.train, data.validation, data.test):
@@ -42,11 +51,29 @@ def check(settings: Settings, data: Data | Loader, model: VAE) -> None:
     check_parts(settings, model)
 
 
-def check_parts(settings: Settings, model: VAE) -> None:
+def check_parts(settings: Settings, model: Model) -> None:
     """ConfigError if model, objective and optimizer do not go together."""
     algorithm = build_algorithm(settings, 1, 1)
-    check_objective(algorithm.objective, model)
+    if isinstance(model, VAE):
+        check_objective(algorithm.objective, model)
     algorithm.init(model)  # torch may refuse the optimizer's options
+
+
+def check_targets(data: Data, model: Regression) -> None:
+    """DataError if the data are none for a regression: their shape, their targets, or targets that do not vary."""
+    if data.shape != model.data_shape:
+        raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
+    if data.classes:
+        raise DataError(f"{data.source}: the targets y are words; a regression predicts numbers")
+    for split in filter(None, (data.train, data.validation, data.test)):
+        y = model.as_targets(split.y)
+        if split is data.train and len(y) < 2:
+            raise DataError(f"{data.source}: one row to train on; a regression needs two or more")
+        if split is data.train and bool((constant := (y == y[0]).all(0)).any()):
+            column = int(constant.int().argmax())
+            raise DataError(
+                f"{data.source}: target {column} is {y[0, column]:g} in every row; there is nothing to learn"
+            )
 
 
 def check_objective(objective: Objective, model: VAE) -> None:
@@ -77,8 +104,10 @@ def check_support(split: Split, source: str, model: VAE, doubt: Doubt | None = N
         check_levels(head, split.values, source)
 
 
-def single_datum_fails(model: VAE, num_samples: int) -> bool:
+def single_datum_fails(model: Model, num_samples: int) -> bool:
     """Whether a training step on one datum would normalise over a single value, which has no variance."""
+    if isinstance(model, Regression):
+        return False
     shapes = ((model.encoder, 1, model.data_shape), (model.decoder, num_samples, (model.latent_dim,)))
     for network, rows, shape in shapes:
         if rows == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):

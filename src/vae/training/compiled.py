@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vae.algorithms import AEVB, State, Sums, Values, eager
 from vae.data import Batch
-from vae.models import VAE
+from vae.models import Model
 from vae.objectives import Memory
 from vae.randomness import Draws, seeded
 
@@ -29,7 +29,7 @@ class Pure(NamedTuple):
     sums: Sums
 
 
-def pure_gradient(algorithm: AEVB, model: VAE) -> Callable[..., Pure]:
+def pure_gradient(algorithm: AEVB, model: Model) -> Callable[..., Pure]:
     """The gradient as a function (parameters, buffers, batch, noise, memory, step) -> Pure, without side effects.
 
     `parameters` and `buffers` are lists in the model's order; `step` is a tensor, so that a program can count.
@@ -57,7 +57,7 @@ def pure_gradient(algorithm: AEVB, model: VAE) -> Callable[..., Pure]:
 class CompiledGradient:
     """The gradient of an algorithm on a model, compiled for minibatches of one size."""
 
-    def __init__(self, algorithm: AEVB, model: VAE, batch_size: int) -> None:
+    def __init__(self, algorithm: AEVB, model: Model, batch_size: int) -> None:
         self.pure, self.batch_size = pure_gradient(algorithm, model), batch_size
         self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
         self.programs: dict[tuple[Any, ...], Callable[..., Pure]] = {}  # by what a minibatch and the memory hold

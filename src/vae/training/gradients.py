@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from vae.algorithms import AEVB, Gradient, State, eager
-from vae.models import VAE
+from vae.models import Model, device_of
 from vae.precision import ROUNDOFF, parameter_dtype
 from vae.randomness import Streams
 from vae.ranks import Stop
@@ -19,7 +19,7 @@ CALLS = 4  # of the comparison: a CUDA graph is recorded in the second, and repl
 ENOUGH_STEPS = 8_000  # compiling takes 3 to 17 seconds, and saves about 1 to 2 ms per step of the dense configs
 
 
-def form_of_run(setting: str, model: VAE, batches: Any, steps: int) -> str:
+def form_of_run(setting: str, model: Model, batches: Any, steps: int) -> str:
     """`compiled` or `plain`: a function of the config, the length of the run and the kind of device, never of a timing.
 
     `auto` compiles the library's own networks if the run is long enough to win by it; on a CPU, dense ones only.
@@ -27,7 +27,7 @@ def form_of_run(setting: str, model: VAE, batches: Any, steps: int) -> str:
     if setting == "never" or batches.batch_size is None:
         return "plain"
     dense = not any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-    wins = uses_library_networks(model) and steps >= ENOUGH_STEPS and (dense or model.prior.mean.is_cuda)
+    wins = uses_library_networks(model) and steps >= ENOUGH_STEPS and (dense or device_of(model).type == "cuda")
     return "compiled" if setting == "always" or wins else "plain"
 
 
@@ -42,7 +42,7 @@ def choose(
     if stop.ranks.several:
         return data_parallel(algorithm, state, stop, train.seed), "parallel"
     if form == "compiled":
-        streams = Streams(train.seed, state.model.prior.mean.device)  # those of the run stay as they are
+        streams = Streams(train.seed, device_of(state.model))  # those of the run stay as they are
         try:
             batch = batches.example(streams)
             needed = algorithm.noises(state, len(batch.x))

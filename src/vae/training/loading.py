@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from vae.errors import CheckpointError
 from vae.files import as_path
-from vae.models import VAE, Standardise
+from vae.models import Standardise
 from vae.precision import parameter_dtype
 from vae.training import checkpoint
 from vae.training.build import build_model
@@ -21,7 +22,7 @@ from vae.training.settings import Settings, read_settings
 class LoadedRun:
     """What a checkpoint holds for use: the model in evaluation mode, the run's settings, and where it came from."""
 
-    model: VAE
+    model: Any  # a VAE, or a regression
     settings: Settings
     path: Path
     checkpoint: str
@@ -54,7 +55,9 @@ def load_run(
     check_same_run(file, values["config"], raw)
     settings = read_settings(values["config"], where=file)
     with checkpoint.of_this_library(file):
-        model = build_model(settings.model, tuple(values["data_shape"]), settings.train.seed, encoder, decoder)
+        targets = len(tensors.get("model.outputs.mean", ()))  # of a regression
+        shape = tuple(values["data_shape"])
+        model = build_model(settings.model, shape, settings.train.seed, encoder, decoder, targets)
     if (mean := tensors.get("model.standardise.mean")) is not None:
         model.standardise = Standardise(mean, torch.ones_like(mean))
     model.to(parameter_dtype(settings.train.precision))
@@ -75,7 +78,7 @@ def load(
     checkpoint: str | None = None,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
-) -> VAE:
+) -> Any:
     """The trained model of a run directory, in evaluation mode, on the CPU.
 
     From checkpoint best if there is one, else last, unless `checkpoint` names one. Networks that were your own modules

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vae.algorithms import AEVB, Gradient, State, Sums, Values, check_finite
 from vae.data import SINGLE, Batch, Loader
 from vae.errors import ConfigError, UsageError
-from vae.models import VAE
+from vae.models import Model
 from vae.objectives import Memory
 from vae.randomness import Draws, seeded
 from vae.ranks import Ranks, Stop
@@ -97,7 +97,7 @@ def device_of_rank(device: torch.device, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
-def prepare(model: VAE, batches: Any, settings: Settings, device: torch.device, ranks: Ranks) -> None:
+def prepare(model: Model, batches: Any, settings: Settings, device: torch.device, ranks: Ranks) -> None:
     """Synchronise batch normalisation over the ranks if torch can (on CUDA), and warn of what differs otherwise.
 
     UsageError if data come from a DataLoader, ConfigError if a rank would normalise over a single value.
@@ -118,7 +118,7 @@ def prepare(model: VAE, batches: Any, settings: Settings, device: torch.device, 
         warnings.warn(f"the run differs from one on a single process: {'; '.join(differences)}", stacklevel=2)
 
 
-def what_differs(model: VAE, settings: Settings, device: torch.device) -> list[str]:
+def what_differs(model: Model, settings: Settings, device: torch.device) -> list[str]:
     """What couples, or draws for, a rank's own part of a minibatch, so that the number of ranks matters."""
     kinds = {
         "batch normalisation on the CPU takes its statistics from each rank's part of a minibatch": (

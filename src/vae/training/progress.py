@@ -11,7 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 # The values that people see, in this order.
-LABELS = {"elbo": "ELBO", "kl": "KL", "log_p_x_given_z": "log p(x|z)", "objective": "objective"}
+LABELS = {
+    "elbo": "ELBO",
+    "kl": "KL",
+    "log_p_x_given_z": "log p(x|z)",
+    "log_p_y_given_x": "log p(y|x)",
+    "objective": "objective",
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vae.errors import Interrupted, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
 from vae.files import as_path
 from vae.likelihoods import LIKELIHOODS
-from vae.models import VAE, Standardise
+from vae.models import MODELS, VAE, Model, Regression, Standardise
 from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.precision import matmul_precision, parameter_dtype
@@ -25,7 +25,7 @@ from vae.priors import PRIORS
 from vae.randomness import Streams, seeded
 from vae.ranks import Ranks, Stop
 from vae.schema import describe
-from vae.training.build import build_algorithm, build_model, choose_device, with_likelihood
+from vae.training.build import build_algorithm, build_for, choose_device, with_likelihood
 from vae.training.checkpoint import load_model, sha256_of
 from vae.training.checks import check
 from vae.training.gradients import choose, form_of_run
@@ -38,14 +38,14 @@ from vae.training.run_state import RunState
 from vae.training.settings import Settings, read_settings
 from vae.training.trainer import Stepper, run_to_the_end
 
-Observer = Callable[[VAE, Data], list[Line]]
+Observer = Callable[[Any, Data], list[Line]]
 
 
 @dataclass
 class Run:
     """A finished run: the trained model (on its device, in evaluation mode), its settings, metrics and data."""
 
-    model: VAE
+    model: Any
     settings: Settings
     history: list[dict[str, Any]]
     data: Any = field(repr=False)
@@ -60,7 +60,7 @@ class Run:
 
 
 def fit(
-    model: VAE,
+    model: Model,
     data: Data | Any,
     *,
     out: str | Path | None = None,
@@ -78,7 +78,7 @@ def fit(
     `overwrite=True` replaces it. The seed is that of the training; the weights are the model's as they come. The model
     ends as it was after the last step; `vae.load(out)` gives the best by validation, if there is one.
     """
-    if not isinstance(model, VAE):
+    if not isinstance(model, VAE | Regression):
         raise UsageError(f"model: expected a vae.VAE, such as vae.build gives, not {type(model).__name__}")
     if resume and out is None:
         raise UsageError("resume=True continues the run in `out`; give that directory")
@@ -88,7 +88,7 @@ def fit(
     except Interrupted as stop:
         how = "" if out is None else f"; continue with vae.fit(..., out={str(out)!r}, resume=True)"
         raise Interrupted(f"{stop}{how}", stop.status) from None
-    if isinstance(data, Data) and Ranks.launched().first:
+    if isinstance(data, Data) and isinstance(model, VAE) and Ranks.launched().first:
         split = data.evaluation_split("train", 1000)
         warn_of_collapse(evaluate_bound(model, split, name="train").active_units)
     return run
@@ -110,18 +110,19 @@ def train(
     """
     data = Ranks.joined().once(lambda: load_data(settings.data))
     settings = with_likelihood(settings, data.kind, data.doubt)
-    model, source = build_model(settings.model, data.shape, settings.train.seed), None
+    model, source = build_for(settings, data), None
     if weights is not None:
         begun = load_run(weights)
         file = checkpoints(begun.path)[begun.checkpoint]
-        model.standardise = begun.model.standardise
+        if isinstance(model, VAE):
+            model.standardise = begun.model.standardise
         load_model(model, {f"model.{key}": value for key, value in begun.model.state_dict().items()}, file)
         source = {"run": str(begun.path), "checkpoint": begun.checkpoint, "sha256": sha256_of(file)}
     how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "verbose": verbose, "observe": observe}
     return _run(settings, model, data, out, weights=source, **how)
 
 
-def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
+def _settings_of(model: Model, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
     """The settings of a run whose parts were made by hand, read back from the parts."""
     if isinstance(data, Data):
         data_block = plain(data.settings)
@@ -129,6 +130,13 @@ def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any
         data_block = {"name": "loader"}
     else:
         raise UsageError("data must come from vae.load_data, or be a torch.utils.data.DataLoader")
+    raw = {"data": data_block, "objective": objective, "modifiers": modifiers, "train": plain(train)}
+    if (
+        next(model.parameters(), torch.zeros(())).dtype == torch.float64
+    ):  # a model that was made in double precision stays so
+        raw["train"] = plain({"precision": "float64", **train})
+    if isinstance(model, Regression):
+        return read_settings({**raw, "model": plain(describe(model, MODELS))})
     named: dict[str, tuple[Any, Mapping[str, Any]]] = {
         "encoder": (model.encoder, ENCODERS),
         "decoder": (model.decoder, DECODERS),
@@ -142,21 +150,13 @@ def _settings_of(model: VAE, data: Any, objective: Any, modifiers: dict[str, Any
         raise UsageError(
             f"the {foreign[0]} is not one of the library's; only encoder and decoder can be your own modules"
         )
-    if model.prior.mean.dtype == torch.float64:  # a model that was made in double precision stays so
-        train = {"precision": "float64", **train}
-    raw = {
-        "data": data_block,
-        "model": {"latent_dim": model.latent_dim, **{name: plain(part) for name, part in parts.items()}},
-        "objective": objective,
-        "modifiers": modifiers,
-        "train": plain(train),
-    }
+    raw["model"] = {"latent_dim": model.latent_dim, **{name: plain(part) for name, part in parts.items()}}
     return read_settings(raw)
 
 
 def _run(
     settings: Settings,
-    model: VAE,
+    model: Model,
     data: Data | Any,
     out: str | Path | None,
     *,
@@ -186,8 +186,7 @@ def _run(
                 folder.write("last", run)
             ranks.once(lambda: folder.describe(settings, about, run))
             if verbose:
-                likelihood = describe(model.likelihood_head, LIKELIHOODS).name
-                how = f"likelihood {likelihood}; {run.form} steps, products in {settings.train.precision}"
+                how = f"{_words(model)}; {run.form} steps, products in {settings.train.precision}"
                 print(f"{about}\n{how}", file=sys.stderr)
         stepper = Stepper(algorithm, run.state, run.batches, run.streams, parameter_dtype(settings.train.precision))
         report = Report(plan, run.progress, run.batches.num_data, verbose)
@@ -201,23 +200,36 @@ def _run(
     return Run(model.eval(), settings, folder.log.lines, data, folder.path, run.state.step - begun, early)
 
 
+def _words(model: Model) -> str:
+    """What is trained, in words."""
+    if isinstance(model, Regression):
+        return f"regression, {model.noise} noise, {model.weights} weights"
+    return f"likelihood {describe(model.likelihood_head, LIKELIHOODS).name}"
+
+
 def plan_of(settings: Settings) -> Plan:
     """For how long to train, by the settings."""
     train = settings.train
     return Plan(train.epochs, train.samples, train.evaluate_every, train.patience, train.checkpoint_seconds)
 
 
-def begin(settings: Settings, model: VAE, data: Data | Any, ranks: Ranks) -> tuple[RunState, AEVB]:
+def begin(settings: Settings, model: Model, data: Data | Any, ranks: Ranks) -> tuple[RunState, AEVB]:
     """A run before its first step, after all checks, and the algorithm that makes its steps (by the eager gradient)."""
     train = settings.train
     device = ranks.together(lambda: device_of_rank(choose_device(train.device, train.precision), ranks))
     dtype = parameter_dtype(train.precision)
     is_data = isinstance(data, Data)
-    if is_data and data.kind in ("counts", "real") and model.standardise is None:
+    if isinstance(model, Regression) and not is_data:
+        raise UsageError("data: a regression is trained on data of vae.load_data or vae.Data.from_arrays")
+    if isinstance(model, VAE) and is_data and data.kind in ("counts", "real") and model.standardise is None:
         model.standardise = Standardise.of(data.train.images())
     model.to(device=device, dtype=dtype).train()
-    loader = None if is_data else Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
+    loader = None
+    if isinstance(model, VAE) and not is_data:
+        loader = Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
     check(settings, loader or data, model)
+    if isinstance(model, Regression):
+        model.prepare(data.train.images(), model.as_targets(data.train.y))
     batches: Any = loader or Resident(data.train, train.batch_size, train.seed, device, dtype)
     if ranks.several:
         prepare(model, batches, settings, device, ranks)
@@ -257,7 +269,7 @@ def _resume(run: RunState, folder: RunDirectory, plan: Plan) -> int:
     return run.state.step
 
 
-def _evaluations(model: VAE, data: Any, observe: Observer | None, ranks: Ranks) -> list[Callable[[], list[Line]]]:
+def _evaluations(model: Model, data: Any, observe: Observer | None, ranks: Ranks) -> list[Callable[[], list[Line]]]:
     """What to evaluate at the end of an epoch, by rank 0: validation, and what an observer gives."""
     found: list[Callable[[], list[Line]]] = []
     if isinstance(data, Data) and data.validation is not None:

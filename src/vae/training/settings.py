@@ -9,17 +9,18 @@ from vae.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import load_yaml, override, read
 from vae.data import DataSettings
 from vae.likelihoods import LIKELIHOODS
+from vae.models import MODELS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
 from vae.posteriors import POSTERIORS
 from vae.precision import Precision
 from vae.priors import PRIORS
-from vae.schema import Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
+from vae.schema import BlockOrPart, Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The parts of the model. Without a likelihood, the kind of the data chooses one."""
+    """The parts of a VAE (model.name: vae, the default). Without a likelihood, the kind of the data chooses one."""
 
     latent_dim: Annotated[Count, "J, the number of latents"]
     encoder: Annotated[Part, PartOf(ENCODERS)] = "mlp"  # type: ignore[assignment]
@@ -77,12 +78,14 @@ class Settings:
     """A whole config."""
 
     data: DataSettings
-    model: ModelSettings
+    model: Annotated[ModelSettings | Part, BlockOrPart("vae", ModelSettings, MODELS)]
     objective: Annotated[Part, PartOf(OBJECTIVES)] = "sgvb_b"  # type: ignore[assignment]
     modifiers: ModifierSettings = ModifierSettings()
     train: TrainSettings = TrainSettings()
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, Part) and self.objective.name != "sgvb_b":
+            raise ValueError(f"objective: {self.objective.name} is of VAEs; a regression is trained by sgvb_b")
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
                 f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "

@@ -116,7 +116,7 @@ def traversals(codes: Tensor, kl: Tensor | None) -> Tensor:  # (N, J) -> (8 * 10
 def baselines(made: Made) -> tuple[Results, Arrays]:
     """Other ways to d numbers per image: squared error of the reconstructions, and classifiers on the codes."""
     settings, (train, test) = made.settings, _labelled(made)
-    d = settings.model.latent_dim
+    d = settings.model.latent_dim  # type: ignore[union-attr]
     x, others, epochs = train.images().flatten(1), test.images().flatten(1), 1 if made.quick else 20
     flat = [f"model.{part}={{name: mlp, hidden: []}}" for part in ("encoder", "decoder")]
     models = {

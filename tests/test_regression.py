@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -18,8 +19,10 @@ from vae.distributions import Normal
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation.regression import covered, crps
 from vae.models import Predictive, Regression, VariationalLinear, networks, weights_kl, weights_noises
+from vae.models.regression import SMALLEST_STD
 from vae.objectives import RegressionBound
 from vae.regression import VariationalRegressor
+from vae.reproduce.li.methods import METHODS, Published, Sample
 from vae.training import read_settings
 from vae.training.run import train
 
@@ -306,6 +309,16 @@ def test_a_seed_gives_the_same_again_and_clones_start_anew(fitted):
     np.testing.assert_array_equal(again.predict_interval(x), fitted.predict_interval(x))
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e100])
+def test_units_of_x_and_y_do_not_matter(unit):
+    x, y = drawn(60, 6)
+    plain, other = (
+        VariationalRegressor(random_state=0, steps=60).fit(x * scale, y * scale).predict(x * scale) / scale
+        for scale in (1.0, unit)
+    )
+    np.testing.assert_allclose(other, plain, rtol=1e-3, atol=1e-3)
+
+
 def test_large_numbers_close_to_one_another_lose_nothing():
     x, y = drawn(200, 6)
     plain = VariationalRegressor(random_state=0, steps=60).fit(x, y)
@@ -347,13 +360,19 @@ def test_conformal_intervals_are_those_of_mapie_and_hold(fitted):
         (lambda m, x, y: m.predict_quantiles(x, 0.001), "num_samples = 300 networks tell; set it to 1000 or more"),
         (lambda m, x, y: m.predict_quantiles(x, [0.5, 2]), "alpha: 2 is not between 0 and 1"),
         (lambda m, x, y: m.log_prob(x, y[:-1]), r"y: expected finite numbers of shape \(13,\)"),
-        (lambda m, x, y: m.sample(x, 0), "n: 0 is not at least 1"),
+        (lambda m, x, y: m.sample(x, 0), "n: must be at least 1, not 0"),
         (lambda m, x, y: m.predict(x[:, :1]), "X has 1 features, but VariationalRegressor is expecting 2"),
         (lambda m, x, y: m.fit(np.where(x > 2, np.nan, x), y), "Input X contains NaN"),
         (lambda m, x, y: m.fit(x.astype(str) + "a", y), "could not convert string to float"),
         (lambda m, x, y: m.fit(x, y[1:]), "inconsistent numbers of samples"),
         (lambda m, x, y: m.fit(x[:1], y[:1]), "Found array with 1 sample"),
         (lambda m, x, y: m.fit(x, np.ones(13)), "target 0 is 0 in every row; there is nothing to learn"),
+        (lambda m, x, y: m.predict_interval(x, "0.9"), "coverage: expected a finite number, not '0.9'"),
+        (
+            lambda m, x, y: m.set_params(validation_fraction=1.0).fit(x, y),
+            "validation_fraction: must be at least 0 and",
+        ),
+        (lambda m, x, y: m.set_params(steps=-1).fit(x, y), "steps: must be at least 1, not -1"),
         (lambda m, x, y: m.set_params(noise="loud").fit(x, y), "noise: 'loud' is not one of heteroscedastic"),
     ],
 )
@@ -503,3 +522,47 @@ def test_networks_are_drawn_by_their_number():
     model = model_of(layers="all")
     few, many = networks(model, 3, 5), networks(model, 9, 5)
     assert all(torch.equal(few[name], many[name][:3]) for name in few)
+
+
+# ------------------------------------------------------------------------------------- Li 2021
+
+
+@pytest.mark.parametrize(("m", "v"), [(0.0, 0.0625), (1.2, 0.3), (-0.4, 1.44)])
+def test_the_best_standard_deviation_of_lis_objective_is_the_root_of_the_residuals(m, v):
+    """At s^4 = E r^2 and mu = m / (1 + s^2) the gradient of its mean is 0: two data at m +- sqrt(v) have that mean and
+    variance, and the objective is quadratic in eps, so eps = +-1 gives its mean."""
+    t = brentq(lambda t: t**2 - v - m**2 * t**2 / (1 + t) ** 2, 1e-3, 10)  # s^2
+    model = Regression((1,), 1, hidden=(), noise="constant", weights="point", standardise=False).double()
+    with torch.no_grad():
+        model.mean[1].weight.zero_()
+        model.mean[1].bias.fill_(m / (1 + t))
+        model.raw_std.fill_(math.log(math.expm1(math.sqrt(t) - SMALLEST_STD)))
+    x, y = doubles(np.zeros((2, 1)), m + math.sqrt(v) * np.array([[-1.0], [1.0]]))
+    for sign in (-1.0, 1.0):
+        estimate, _ = Published()(model, Batch(x, y), {"eps": torch.full((1, 2, 1), sign).double()}, {}, 0)
+        estimate.surrogate.sum().backward()
+    assert model.mean[1].bias.grad.abs().max() < 1e-10
+    assert model.raw_std.grad.abs().max() < 1e-10
+
+
+def test_the_law_of_a_sample_is_that_of_its_data():
+    """Standardised y less its mean, over its standard deviation: standard normal; false-alarm rate 1e-5."""
+    sample = Sample.drawn(3)
+    mean, std = sample.truth(sample.x_test)
+    z = (sample.y_test[:, 0].double().numpy() - mean) / std
+    assert abs(z.mean()) < 4.5 / math.sqrt(1000)
+    assert abs(z.var() - 1) < 4.5 * math.sqrt(2 / 1000)
+    assert abs(sample.y.mean()) < 1e-6
+
+
+def test_the_linear_reference_is_the_conjugate_posterior():
+    """With known noise that differs from datum to datum: the mean and variance of y given y_1..n by one joint normal."""
+    sample, at_x = Sample.drawn(4, 20), torch.tensor([[-30.0], [10.0]])
+    found = METHODS["Bayesian linear regression, true noise"](sample, 0, True)(at_x)
+    x = np.concatenate([sample.x[:, 0], at_x[:, 0]]).astype(float)
+    design = np.stack([np.ones(22), x / 25], 1)
+    joint = design @ design.T + np.diag(np.concatenate([sample.truth(sample.x)[1], sample.truth(at_x)[1]]) ** 2)
+    gain = joint[20:, :20] @ np.linalg.inv(joint[:20, :20])
+    np.testing.assert_allclose(found.mean[:, 0], gain @ sample.y[:, 0].double().numpy(), rtol=1e-6)
+    variance = np.diag(joint[20:, 20:] - gain @ joint[:20, 20:])
+    np.testing.assert_allclose(found.variances()["total"][:, 0], variance, rtol=1e-6)

@@ -259,7 +259,7 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nobody"], "nobody: there is no such document; there are laird, chen2020, wang2018, slides, estimators"),
+        (["nobody"], "nobody: there is no such document; there are laird, chen2020, li, wang2018, slides, estimators"),
         ([], "reproduce.py: name a document (--list shows which there are); see reproduce.py --help"),
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
         (["--table", "--json"], "reproduce.py: --json is for the table of one document; name it"),
@@ -360,9 +360,9 @@ def test_the_identities_of_chapter_3_hold_and_are_tested():
     assert max(results["errors"].values()) < 1e-12
 
 
-def test_the_results_of_the_readme_are_those_of_the_records(capsys):
+def test_the_results_of_the_page_are_those_of_the_records(capsys):
     assert command.main(["--table"]) == 0
-    assert capsys.readouterr().out in Path("README.md").read_text()
+    assert capsys.readouterr().out in Path("docs/documents.md").read_text()
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from vae.distributions import Normal
 from vae.errors import VaeError
 from vae.models import Predictive, Regression
 from vae.randomness import seeded
+from vae.schema import Count, Interval, Misfit, Positive, fitted
 from vae.training import fit, load
 
 Array = NDArray[np.float64]
@@ -25,6 +26,36 @@ ROWS = 2000  # data whose predictions are made at once
 OF_MODEL = (
     "noise", "weights", "layers", "hidden", "activation", "dropout", "noise_std", "prior_std",
 )  # fmt: skip
+
+
+NUMBERS: dict[str, Any] = {
+    "validation_fraction": Annotated[float, Interval(0, 0.9)],
+    "steps": Count,
+    "batch_size": Count,
+    "learning_rate": Positive,
+    "num_samples": Count,
+}
+
+
+def _fitted(name: str, kind: Any, value: Any) -> Any:
+    """A number as its kind. ValueError if it is none."""
+    try:
+        return fitted(kind, value.item() if isinstance(value, np.generic) else value)
+    except Misfit as misfit:
+        raise ValueError(f"{name}: {misfit}") from None
+
+
+def _share(name: str, value: Any) -> float:
+    """A number between 0 and 1."""
+    if not 0 < _fitted(name, float, value) < 1:
+        raise ValueError(f"{name}: {value:g} is not between 0 and 1")
+    return float(value)
+
+
+def _spread(values: Array) -> Array:  # (N, K) -> (K,)
+    """Standard deviations, 1 of what is constant."""
+    std = values.std(0)
+    return np.where((std > 0) & np.isfinite(std), std, 1.0)
 
 
 class VariationalRegressor(RegressorMixin, BaseEstimator):
@@ -83,13 +114,17 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> Self:
         """Train on X (N, D) and y (N,) or (N, T); `history_` has the bound and its terms by epoch, nats per datum."""
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
+        for name, kind in NUMBERS.items():
+            _fitted(name, kind, getattr(self, name))
         self.seed_ = int(check_random_state(self.random_state).randint(2**31))
         self.one_target_ = np.ndim(y) == 1
         self.conformal_scores_: Array | None = None
         y = np.asarray(y, np.float64).reshape(len(X), -1)
-        # In double precision, which large numbers close to one another need; it changes no density.
+        # In double precision, which large numbers, and numbers close to one another, need.
         self.centre_ = X.mean(0), y.mean(0)
-        X, y = X - self.centre_[0], y - self.centre_[1]
+        fixed = self.noise == "fixed"  # in the units of y
+        self.scale_ = _spread(X), np.ones(y.shape[1]) if fixed else _spread(y)
+        X, y = ((values - c) / s for values, c, s in zip((X, y), self.centre_, self.scale_, strict=True))
         held = int(len(X) * self.validation_fraction)
         order = np.random.default_rng(self.seed_).permutation(len(X))
         train, validation = order[held:], order[:held]
@@ -129,15 +164,13 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
 
     def predict_quantiles(self, X: ArrayLike, alpha: float | Sequence[float]) -> Array:
         """The quantiles of y given X, (N, A), or (N, T, A) of several targets."""
-        levels = [float(level) for level in np.atleast_1d(alpha)]
+        levels = [_share("alpha", level) for level in np.atleast_1d(alpha).tolist()]
         networks = self.num_samples if self.weights == "variational" else math.inf
         for level in levels:
-            if not 0 < level < 1:
-                raise ValueError(f"alpha: {level:g} is not between 0 and 1")
-            if min(level, 1 - level) * networks < 1:
+            if min(level, 1 - level) * networks < 1 - 1e-9:
                 raise ValueError(
                     f"alpha: the quantile {level:g} lies beyond what num_samples = {networks} networks tell; set it to "
-                    f"{math.ceil(1 / min(level, 1 - level))} or more"
+                    f"{math.ceil(1 / min(level, 1 - level) - 1e-9)} or more"
                 )
         found = self._map(X, lambda p: p.quantile(levels).permute(1, 2, 0))
         return found[:, 0] if self.one_target_ else found
@@ -147,8 +180,7 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
 
         After `conformal`, mean ± q std instead, q the quantile of |y - mean| / std that gives the coverage.
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage: {coverage:g} is not between 0 and 1")
+        coverage = _share("coverage", coverage)
         if self.conformal_scores_ is None:
             return self.predict_quantiles(X, [(1 - coverage) / 2, (1 + coverage) / 2])
         n = len(self.conformal_scores_)
@@ -173,9 +205,7 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
 
     def sample(self, X: ArrayLike, n: int) -> Array:
         """n draws of y given X, (n, N), or (n, N, T): each by one network for all X, num_samples of them in turn."""
-        if n < 1:
-            raise ValueError(f"n: {n} is not at least 1")
-        return self._shaped(self.law(X).draws(n, self.seed_).numpy())
+        return self._shaped(self.law(X).draws(_fitted("n", Count, n), self.seed_).numpy())
 
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> Array:
         """log p(y|x), (N,), nats, in the units of y: the density of the mixture over networks, of all targets
@@ -193,7 +223,7 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
     def _inputs(self, X: ArrayLike) -> torch.Tensor:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return torch.from_numpy(X - self.centre_[0]).to(self.model_.inputs.mean)
+        return torch.from_numpy((X - self.centre_[0]) / self.scale_[0]).to(self.model_.inputs.mean)
 
     def _targets(self, y: ArrayLike, n: int) -> Array:  # -> (N, T)
         values = np.asarray(y, np.float64)
@@ -208,7 +238,8 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
 
     def _law(self, x: torch.Tensor) -> Predictive:
         law = Predictive.of(self.model_, x, self.num_samples, self.seed_).of_networks
-        return Predictive(Normal(law.mean + torch.from_numpy(self.centre_[1]), law.log_std))
+        centre, scale = torch.from_numpy(self.centre_[1]), torch.from_numpy(self.scale_[1])
+        return Predictive(Normal(law.mean * scale + centre, law.log_std + scale.log()))
 
     def _map(self, X: ArrayLike, function: Callable[[Predictive], torch.Tensor]) -> Array:
         """A function of the predictive law, its first axis over data, in parts."""

@@ -113,7 +113,7 @@ def _made(name: str, found: Sequence[Record]) -> list[str]:
 
 
 def results(documents: Iterable[Document]) -> str:
-    """The table of the README: published numbers beside ours, where there is a record, with links to the reports."""
+    """The table of docs/documents.md: published numbers beside ours, where there is a record, and links."""
     head = ("document", "figure", *COLUMNS[:-1])
     lines = []
     for document in documents:

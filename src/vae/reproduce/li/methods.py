@@ -52,7 +52,7 @@ class Published(Objective):
 
 
 def learn(model: Regression, x: Tensor, y: Tensor, objective: Objective, steps: int, lr: float, seed: int) -> float:
-    """Full-batch steps of the shared algorithm by Adam; the mean of the objective over the last tenth of them."""
+    """Full-batch steps of the shared algorithm by Adam; the median of the objective over the last tenth of them."""
     algorithm = AEVB(objective, partial(OPTIMIZERS["adam"], lr=lr))
     state, streams, seen = algorithm.init(model.train()), Streams(seed, CPU), list[float]()
     model.prepare(x, y)
@@ -60,7 +60,7 @@ def learn(model: Regression, x: Tensor, y: Tensor, objective: Objective, steps: 
         for _ in range(steps):
             noise = streams.draw(algorithm.noises(state, len(x)), torch.float32)
             seen.append(algorithm.step(state, Batch(x, y), noise)["elbo"].item() / len(x))
-    return float(np.mean(seen[-max(1, steps // 10) :]))
+    return float(np.median(seen[-max(1, steps // 10) :]))
 
 
 def network(seed: int, **options: Any) -> Regression:

@@ -22,6 +22,8 @@ from vae.models import Predictive, Regression, VariationalLinear, networks, weig
 from vae.models.regression import SMALLEST_STD
 from vae.objectives import RegressionBound
 from vae.regression import VariationalRegressor
+from vae.reproduce.document import Made
+from vae.reproduce.li import measures
 from vae.reproduce.li.methods import METHODS, Published, Sample
 from vae.training import read_settings
 from vae.training.run import train
@@ -566,3 +568,12 @@ def test_the_linear_reference_is_the_conjugate_posterior():
     np.testing.assert_allclose(found.mean[:, 0], gain @ sample.y[:, 0].double().numpy(), rtol=1e-6)
     variance = np.diag(joint[20:, 20:] - gain @ joint[:20, 20:])
     np.testing.assert_allclose(found.variances()["total"][:, 0], variance, rtol=1e-6)
+
+
+@pytest.mark.parametrize("measure", [measures.aleatoric, measures.epistemic, measures.gradients, measures.choices])
+def test_what_is_measured_of_li_depends_on_the_seed_alone(measure):
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(measure(Made(0, True, False))[0])
+    assert found[0] == found[1]

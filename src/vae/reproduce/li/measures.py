@@ -158,7 +158,7 @@ def epistemic(made: Made) -> tuple[Results, Arrays]:
     data, results, arrays = Sample.drawn(123), Results(), Arrays()
     grid, steps = torch.linspace(-25, 55, 161)[:, None], 20 if made.quick else 1000
     for noise in ("fixed", "constant"):
-        model = as_in_the_code(network(made.seed, noise=noise, layers="all", sampling="weights"))
+        model = as_in_the_code(network(made.seed, noise=noise, layers="all", sampling="weights"), made.seed)
         bound = learn(model, data.x, data.y, RegressionBound(), steps, 0.01, made.seed)
         means = Predictive.of(model, torch.cat([grid, torch.tensor(PLACES)[:, None], data.x]), 1000, made.seed)
         lines = torch.stack(
@@ -183,7 +183,7 @@ def epistemic(made: Made) -> tuple[Results, Arrays]:
 def gradients(made: Made) -> tuple[Results, Arrays]:
     """The variance of the gradient by drawn weights and by drawn activations, of the trained network of figure 2."""
     data, count = Sample.drawn(123), 10 if made.quick else 400
-    model = as_in_the_code(network(made.seed, noise="fixed", layers="all"))
+    model = as_in_the_code(network(made.seed, noise="fixed", layers="all"), made.seed)
     learn(model, data.x, data.y, RegressionBound(), 20 if made.quick else 300, 0.01, made.seed)
     total, parameters = {}, list(model.parameters())
     for sampling in ("weights", "activations"):
@@ -221,8 +221,9 @@ def both(made: Made) -> tuple[Results, Arrays]:
         law = Predictive.of(model, grid, 300, made.seed)
         parts = law.variances()
         arrays[name] = torch.stack([law.mean, *(p.sqrt() for p in parts.values())])[..., 0].numpy().astype("f4")
-    error = float(np.abs(arrays["both"][1] ** 2 - (arrays["both"][2:] ** 2).sum(0)).max())
-    return {"error": error}, arrays | {"x": data.x.numpy()[:, 0], "y": data.y.numpy()[:, 0]}
+    second = (law.of_networks.variance + law.of_networks.mean.square()).mean(0) - law.mean.square()
+    error = (parts["aleatoric"] + parts["epistemic"]) / second - 1
+    return {"error": error.abs().max().item()}, arrays | {"x": data.x.numpy()[:, 0], "y": data.y.numpy()[:, 0]}
 
 
 PANELS = {

@@ -15,7 +15,7 @@ from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Batch
 from vae.data.synthetic import li_data, li_law
 from vae.distributions import Normal, sum_from
-from vae.models import Predictive, Regression, VariationalLinear
+from vae.models import Predictive, Regression, variational_layers
 from vae.objectives import Estimate, Memory, Objective, RegressionBound
 from vae.randomness import Draws, Noise, Streams, derive, seeded
 from vae.regression import VariationalRegressor
@@ -69,14 +69,13 @@ def network(seed: int, **options: Any) -> Regression:
         return Regression((1,), 1, **{**NETS, **options})
 
 
-def as_in_the_code(model: Regression) -> Regression:
+def as_in_the_code(model: Regression, seed: int) -> Regression:
     """The initial weights of the report's variational layers: biases begin with a standard deviation of 0.69."""
-    for layer in model.modules():
-        if isinstance(layer, VariationalLinear):
-            with torch.no_grad():
-                nn.init.normal_(layer.mean, std=0.002)
-                nn.init.normal_(layer.rho, -2.5, 0.002)
-                layer.mean[:, -1], layer.rho[:, -1] = 0, 0
+    with seeded(seed, "initialisation"), torch.no_grad():
+        for _, layer in variational_layers(model):
+            nn.init.normal_(layer.mean, std=0.002)
+            nn.init.normal_(layer.rho, -2.5, 0.002)
+            layer.mean[:, -1], layer.rho[:, -1] = 0, 0
     return model
 
 

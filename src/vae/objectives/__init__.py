@@ -6,6 +6,7 @@ from vae.objectives.modifiers import SharedNoise, WeightedKL
 from vae.objectives.regression import RegressionBound
 from vae.objectives.score_function import ScoreFunction, leave_one_out, remember, running_mean, score_surrogate
 from vae.objectives.sgvb import EstimatorA, EstimatorB
+from vae.objectives.wake_sleep import WakeSleep
 
 OBJECTIVES = {
     "sgvb_b": EstimatorB,

@@ -118,7 +118,7 @@ def results(documents: Iterable[Document]) -> str:
     lines = []
     for document in documents:
         rows = table(document, chosen(document, [COMMITTED / document.name]))
-        link = f"[{document.name}](notebooks/{document.name}/report.md)"
+        link = f"[{document.name}](../notebooks/{document.name}/report.md)"
         lines += [[link, row["figure"], *cells(row)[:-1]] for row in rows if row["published"] is not None and row["n"]]
     return markdown_table(head, lines)
 

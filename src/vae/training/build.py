@@ -17,7 +17,7 @@ from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
 from vae.models import MODELS, VAE, Model, Regression
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Objective, RegressionBound, SharedNoise, WeightedKL
+from vae.objectives import OBJECTIVES, Objective, RegressionBound, SharedNoise, WakeSleep, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.precision import AUTOCAST
 from vae.priors import PRIORS
@@ -120,8 +120,13 @@ def uses_library_networks(model: Model) -> bool:
 def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
     """The objective with its modifiers."""
     modifiers, chosen = settings.modifiers, settings.objective
-    of_regression = isinstance(settings.model, Part)
-    objective = RegressionBound(**chosen.options) if of_regression else chosen.build(OBJECTIVES)
+    objective: Objective
+    if isinstance(settings.model, Part):
+        objective = RegressionBound(**chosen.options)
+    elif settings.train.algorithm == "wake_sleep":
+        objective = WakeSleep(**chosen.options)
+    else:
+        objective = chosen.build(OBJECTIVES)
     base: Objective = SharedNoise(objective) if modifiers.shared_noise else objective
     weighted = WeightedKL(base, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
     return base if weighted == WeightedKL(base) else weighted

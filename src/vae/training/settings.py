@@ -48,7 +48,7 @@ class TrainSettings:
     checkpoint is written at the end of an epoch if the last is older than `checkpoint_seconds`, and at every stop.
     """
 
-    algorithm: Annotated[str, OneOf(ALGORITHMS)] = "aevb"
+    algorithm: Annotated[str, OneOf(ALGORITHMS), "wake_sleep: Hinton et al. 1995, with the same networks"] = "aevb"
     epochs: Annotated[Count | None, "20 if neither epochs nor samples are given"] = None
     samples: Annotated[Count | None, "training data seen, instead of epochs"] = None
     batch_size: Annotated[Count, "M, data per minibatch; the last of an epoch may be smaller"] = 128
@@ -86,6 +86,13 @@ class Settings:
     def __post_init__(self) -> None:
         if isinstance(self.model, Part) and self.objective.name != "sgvb_b":
             raise ValueError(f"objective: {self.objective.name} is of VAEs; a regression is trained by sgvb_b")
+        if self.train.algorithm == "wake_sleep":
+            if isinstance(self.model, Part) or self.objective.name != "sgvb_b":
+                raise ValueError(
+                    "train.algorithm: wake_sleep trains a VAE, and has objectives of its own: leave objective.name out"
+                )
+            if self.modifiers != ModifierSettings(shared_noise=self.modifiers.shared_noise):
+                raise ValueError("modifiers: wake_sleep has no bound whose KL could be weighted; leave them out")
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
                 f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "

@@ -135,7 +135,7 @@ def test_a_run_trains_resumes_and_is_the_same_compiled(form, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("objective=iwae", "wake_sleep trains a VAE, and has objectives of its own"),
+        ("objective=iwae", "wake_sleep trains a VAE, and has an objective of its own"),
         ("modifiers.beta=2", "wake_sleep has no bound whose KL could be weighted"),
         ("model.encoder.batch_norm=true", "shows the encoder data and dreams in turn; use networks with batch_norm"),
     ],

@@ -5,4 +5,4 @@ from vae.algorithms.base import Algorithm, State, Sums, check_finite, largest_gr
 from vae.algorithms.optimizers import OPTIMIZERS
 from vae.algorithms.schedules import SCHEDULES
 
-ALGORITHMS = {"aevb": AEVB, "wake_sleep": AEVB}  # wake-sleep is the same step on another surrogate
+ALGORITHMS = {"aevb": AEVB, "wake_sleep": AEVB, "full_vb": AEVB}  # the same step on other surrogates

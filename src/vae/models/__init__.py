@@ -3,7 +3,9 @@
 from vae.models.bayesian import (
     Sampling,
     VariationalLinear,
+    drawn,
     networks,
+    randomise,
     variational_layers,
     weights_kl,
     weights_noises,

@@ -9,7 +9,9 @@ Their noise is an argument, by the name of the layer, and so is the way of sampl
 Without noise a layer uses the means of its weights.
 """
 
+import contextlib
 import math
+import types
 from collections.abc import Iterator
 from typing import Literal
 
@@ -19,8 +21,10 @@ from torch.nn import functional as F
 
 from vae.distributions import Noise as NoiseOf
 from vae.distributions import Normal, kl_divergence
+from vae.errors import UsageError
 from vae.randomness import Draws, Noise, datum_noise
 
+NOTHING: Draws = types.MappingProxyType({})
 Sampling = Literal["activations", "weights"]
 
 
@@ -36,19 +40,21 @@ class VariationalLinear(nn.Module):
         self.mean = nn.Parameter(torch.cat([like.weight, like.bias[:, None]], 1).detach())
         self.rho = nn.Parameter(torch.full_like(self.mean, math.log(math.expm1(initial_std))))
         self.prior_std = prior_std
+        self.noise_of_rows: Tensor | None = None  # within `drawn`
 
     @property
     def std(self) -> Tensor:  # (O, I + 1)
         """The standard deviations of q."""
         return F.softplus(self.rho)
 
-    def forward(self, x: Tensor, draws: Draws, name: str) -> Tensor:  # (1 or S, M, I) -> (1 or S, M, O)
+    def forward(self, x: Tensor, draws: Draws = NOTHING, name: str = "") -> Tensor:  # (1 or S, M, I) -> (1 or S, M, O)
         """The layer's output, by the noise of its name, if there is any."""
         x = F.pad(x, (0, 1), value=1.0)  # for the biases
         if (noise := draws.get(f"weights/{name}")) is not None:  # (S, O, I + 1)
             return torch.matmul(x, torch.addcmul(self.mean, self.std, noise).mT)
         mean = F.linear(x, self.mean)
-        if (noise := draws.get(f"activations/{name}")) is None:  # (S, M, O)
+        noise = draws.get(f"activations/{name}", self.noise_of_rows)  # (S, M, O), or (M, O) within `drawn`
+        if noise is None:
             return mean
         return torch.addcmul(mean, F.linear(x.square(), self.std.square()).sqrt(), noise)
 
@@ -98,3 +104,30 @@ def through(network: nn.Sequential, x: Tensor, draws: Draws, name: str) -> Tenso
     for key, layer in network.named_children():
         x = layer(x, draws, f"{name}.{key}") if isinstance(layer, VariationalLinear) else layer(x)
     return x
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """The network with its dense layers made variational, in place. UsageError if it has weights of another kind."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Linear):
+            parent, _, key = name.rpartition(".")
+            made = VariationalLinear(layer.in_features, layer.out_features)
+            with torch.no_grad():
+                made.mean.copy_(torch.cat([layer.weight, layer.bias[:, None]], 1))
+            setattr(network.get_submodule(parent), key, made)
+        elif list(layer.parameters(recurse=False)):
+            raise UsageError(f"only dense layers have random weights, and the network has a {type(layer).__name__}")
+    return network
+
+
+@contextlib.contextmanager
+def drawn(network: nn.Module, draws: Draws, name: str) -> Iterator[None]:
+    """Within, the variational layers of a network use the noise of their names: activations (L, M, O), as L M rows."""
+    layers = list(variational_layers(network))
+    for key, layer in layers:
+        layer.noise_of_rows = draws[f"activations/{name}.{key}"].flatten(0, 1)
+    try:
+        yield
+    finally:
+        for _, layer in layers:
+            layer.noise_of_rows = None

@@ -12,12 +12,12 @@ from torch import nn
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
 from vae.data import DATASETS, Data, Doubt, load_data
-from vae.errors import ConfigError
+from vae.errors import ConfigError, UsageError
 from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
-from vae.models import MODELS, VAE, Model, Regression
+from vae.models import MODELS, VAE, Model, Regression, randomise
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, Objective, RegressionBound, SharedNoise, WakeSleep, WeightedKL
+from vae.objectives import OBJECTIVES, FullVB, Objective, RegressionBound, SharedNoise, WakeSleep, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.precision import AUTOCAST
 from vae.priors import PRIORS
@@ -100,7 +100,16 @@ def build_model(
         if decoder is None:
             given = settings.latent_dim, likelihood.output_shape
             decoder = _network("model.decoder", settings.decoder, DECODERS, *given)
+    if settings.weights == "variational":
+        decoder = _randomised(decoder)
     return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior)
+
+
+def _randomised(decoder: nn.Module) -> nn.Module:
+    try:
+        return randomise(decoder)
+    except UsageError as error:
+        raise ConfigError(f"model.weights: {error}") from None
 
 
 def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module]], *given: Any) -> nn.Module:
@@ -117,7 +126,7 @@ def uses_library_networks(model: Model) -> bool:
     return "module" not in (describe(model.encoder, ENCODERS).name, describe(model.decoder, DECODERS).name)
 
 
-def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
+def build_objective(settings: Settings, steps_per_epoch: int, num_data: int = 1) -> Objective:
     """The objective with its modifiers."""
     modifiers, chosen = settings.modifiers, settings.objective
     objective: Objective
@@ -125,6 +134,8 @@ def build_objective(settings: Settings, steps_per_epoch: int) -> Objective:
         objective = RegressionBound(**chosen.options)
     elif settings.train.algorithm == "wake_sleep":
         objective = WakeSleep(**chosen.options)
+    elif settings.train.algorithm == "full_vb":
+        objective = FullVB(num_data=num_data, **chosen.options)
     else:
         objective = chosen.build(OBJECTIVES)
     base: Objective = SharedNoise(objective) if modifiers.shared_noise else objective
@@ -138,7 +149,7 @@ def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> 
     schedule = functools.partial(SCHEDULES[train.schedule.name], **train.schedule.options)
     epochs = train.epochs if train.samples is None else train.samples / num_data
     return ALGORITHMS[train.algorithm](
-        objective=build_objective(settings, steps_per_epoch),
+        objective=build_objective(settings, steps_per_epoch, num_data),
         optimizer=functools.partial(OPTIMIZERS[train.optimizer.name], **train.optimizer.options),
         reduction=train.reduction,
         clip_grad_norm=train.clip_grad_norm,

@@ -17,7 +17,7 @@ from vae.errors import Interrupted, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
 from vae.files import as_path
 from vae.likelihoods import LIKELIHOODS
-from vae.models import MODELS, VAE, Model, Regression, Standardise
+from vae.models import MODELS, VAE, Model, Regression, Standardise, variational_layers
 from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.precision import matmul_precision, parameter_dtype
@@ -150,7 +150,12 @@ def _settings_of(model: Model, data: Any, objective: Any, modifiers: dict[str, A
         raise UsageError(
             f"the {foreign[0]} is not one of the library's; only encoder and decoder can be your own modules"
         )
-    raw["model"] = {"latent_dim": model.latent_dim, **{name: plain(part) for name, part in parts.items()}}
+    weights = "point" if next(variational_layers(model.decoder), None) is None else "variational"
+    raw["model"] = {
+        "latent_dim": model.latent_dim,
+        "weights": weights,
+        **{name: plain(part) for name, part in parts.items()},
+    }
     return read_settings(raw)
 
 

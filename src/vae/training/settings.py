@@ -1,7 +1,7 @@
 """The schema of a config: each block a frozen dataclass, each part a row of a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,9 @@ class ModelSettings:
     posterior: Annotated[Part, PartOf(POSTERIORS)] = "diagonal_gaussian"  # type: ignore[assignment]
     prior: Annotated[Part, PartOf(PRIORS)] = "standard_normal"  # type: ignore[assignment]
     likelihood: Annotated[Part | None, PartOf(LIKELIHOODS), "by the kind of the data if none is given"] = None
+    weights: Annotated[Literal["point", "variational"], "of the decoder; variational by train.algorithm: full_vb"] = (
+        "point"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +89,28 @@ class Settings:
     def __post_init__(self) -> None:
         if isinstance(self.model, Part) and self.objective.name != "sgvb_b":
             raise ValueError(f"objective: {self.objective.name} is of VAEs; a regression is trained by sgvb_b")
-        if self.train.algorithm == "wake_sleep":
-            if isinstance(self.model, Part) or self.objective.name != "sgvb_b":
-                raise ValueError(
-                    "train.algorithm: wake_sleep trains a VAE, and has objectives of its own: leave objective.name out"
-                )
-            if self.modifiers != ModifierSettings(shared_noise=self.modifiers.shared_noise):
-                raise ValueError("modifiers: wake_sleep has no bound whose KL could be weighted; leave them out")
+        self._check_algorithm()
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
                 f"modifiers.free_bits needs the KL of each latent in closed form, which {self.objective.name} does not "
                 "use: set objective.name to sgvb_b"
             )
+
+    def _check_algorithm(self) -> None:
+        """Another algorithm than AEVB is of VAEs and has an objective of its own; full_vb makes the weights random."""
+        algorithm, model = self.train.algorithm, self.model
+        if algorithm != "aevb" and (isinstance(model, Part) or self.objective.name != "sgvb_b"):
+            raise ValueError(
+                f"train.algorithm: {algorithm} trains a VAE, and has an objective of its own: leave objective.name out"
+            )
+        if algorithm == "wake_sleep" and self.modifiers != ModifierSettings(shared_noise=self.modifiers.shared_noise):
+            raise ValueError("modifiers: wake_sleep has no bound whose KL could be weighted; leave them out")
+        if isinstance(model, Part):
+            return
+        if algorithm == "full_vb":
+            object.__setattr__(self, "model", replace(model, weights="variational"))
+        elif model.weights == "variational":
+            raise ValueError("model.weights: variational needs train.algorithm: full_vb, which trains them")
 
 
 def read_settings(

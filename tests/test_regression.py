@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vae
+from vae.commands import sweep
 from vae.data import Batch
 from vae.data.synthetic import li_data, li_law
 from vae.distributions import Normal
@@ -421,6 +423,17 @@ def test_a_compiled_step_of_a_regression_is_the_plain_one(form, tmp_path):
     run = train(read_settings(raw, [f"train.compile={form}"]), tmp_path / "x", verbose=False)
     plain = train(read_settings(raw, ["train.compile=never"]), None, verbose=False)
     assert run.history[-1]["elbo"] == pytest.approx(plain.history[-1]["elbo"], rel=1e-4)
+
+
+def test_a_grid_of_regressions_has_its_table(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(json.dumps({**CONFIG, "train": {"epochs": 1, "batch_size": 16}}))
+    assert (
+        sweep.main(["--config", str(file), "--grid", "model.weights=point,variational", "--out", f"{tmp_path}/x"]) == 0
+    )
+    table = (tmp_path / "x" / "sweep.md").read_text()
+    assert "log p(y|x)".replace("|", r"\|") in table
+    assert "log p(x" not in table
 
 
 def test_lis_data_are_those_of_its_figures():

@@ -18,6 +18,7 @@ from vae.training.run_directory import history
 Record = Mapping[str, Any]
 Result = tuple[Cell, Record | None]  # a cell, and its evaluation if it is finished
 MEANS = {"elbo": "test ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "train_elbo": "train ELBO"}
+MEANS |= {"log_density": "log p(y|x)"}  # of regressions
 DIFFERENCE = {"difference": "minus the first"}
 
 
@@ -45,7 +46,7 @@ def _means(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "runs": [cell.name for cell, _ in done],
         "seeds": [cell.config["train"]["seed"] for cell, _ in done],
-        **{key: mean_over_seeds([record[key] for _, record in done]) if done else None for key in MEANS},
+        **{key: mean_over_seeds([r[key] for _, r in done]) if done and key in done[0][1] else None for key in MEANS},
         "stderr_over": None if not done else "seeds" if len(done) > 1 else "data",
         "density": done[0][1]["density"] if done else None,
         "failed": [cell.name for cell, record in results if not record],
@@ -109,7 +110,8 @@ def markdown(record: Record) -> str:
     rows = record["rows"]
     columns = {name: [value_text(row[key]) for row in rows] for key, name in _names(record).items()}
     columns["seeds"] = [str(len(row["seeds"])) for row in rows]
-    columns |= {head: [_text(row[key]) for row in rows] for key, head in {**MEANS, **DIFFERENCE}.items()}
+    heads = {key: head for key, head in MEANS.items() if any(row[key] for row in rows)} | DIFFERENCE
+    columns |= {head: [_text(row[key]) for row in rows] for key, head in heads.items()}
     text = f"# {Path(record['config']).stem}: {record['runs']} runs\n\n"
     text += "Nats per datum, ± standard error: over the seeds, or over the test data if there is a single seed.\n"
     text += "Minus the first: the difference of the test ELBO, over the seeds of both, with its 95 % interval.\n\n"

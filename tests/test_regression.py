@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vae
-from vae.commands import sweep
+from vae.commands import evaluate, sweep
 from vae.data import Batch
 from vae.data.synthetic import li_data, li_law
 from vae.distributions import Normal
@@ -473,6 +473,21 @@ def test_a_csv_file_is_read_by_its_columns(tmp_path):
     assert set(map(tuple, torch.cat([data.train.x, data.train.y], 1).tolist())) == {(30, 1, 100), (50, 2, 170)}
     assert vae.load_data("csv", path=path, target=["price", "rooms"]).targets == 2
     assert vae.load_data("csv", path=path).shape == (3,)
+
+
+def test_a_run_on_a_table_is_evaluated_on_another(tmp_path, capsys):
+    rows = "".join(
+        f"{size},{3 * size + noise},{size % 4}\n" for size, noise in zip(range(40), drawn(40, 1)[1], strict=True)
+    )
+    raw = {"data": {"name": "csv", "path": csv_file(tmp_path, "size,price,rooms\n" + rows), "target": "price"}}
+    train(read_settings({**raw, "model": CONFIG["model"], "train": {"epochs": 2}}), tmp_path / "run", verbose=False)
+    other = tmp_path / "other.csv"
+    other.write_text("size,price,rooms\n" + rows)
+    assert evaluate.main([str(tmp_path / "run"), "--data", str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["log_density"]["n"] == 40
+    other.write_text("size,price\n1,2\n")
+    assert evaluate.main([str(tmp_path / "run"), "--data", str(other)]) == 2
+    assert "has 1 columns beside the target, and the model is of 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def _parser() -> Parser:
     )
     add(parser, "run", "--checkpoint", "--split", "--limit")
     parser.add_argument(
-        "--data", metavar="FILE", help="an .npz file with x_test, or x, to use instead of the test split"
+        "--data",
+        metavar="FILE",
+        help="an .npz file with x_test, or x (or a .csv file), to use instead of the test split",
     )
     parser.add_argument("--seed", type=natural, default=0, help="of the noise (default: 0)")
     parser.add_argument("--log-likelihood", choices=METHODS, help="also estimate log p(x), by this method")

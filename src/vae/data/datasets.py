@@ -190,7 +190,13 @@ def _csv(
     root: Path, seed: int, *, path: str, target: tuple[str, ...] | str | None = None, test_size: Count | None = None
 ) -> Raw:
     """Your own table: a first line of column names, then rows of numbers; `target` names what a regression predicts."""
-    columns = files.read_csv(as_path(path, "data.path"))
+    x, y = read_table(as_path(path, "data.path"), target)
+    return _seeded_split(x, y, test_size, seed)
+
+
+def read_table(path: Path, target: tuple[str, ...] | str | None) -> tuple[Any, Any | None]:
+    """Inputs (N, D) and targets (N, T), if any are named, of a csv file. DataError if there are no such columns."""
+    columns = files.read_csv(path)
     targets = [target] if isinstance(target, str) else list(target or ())
     for name in targets:
         if name not in columns:
@@ -200,9 +206,8 @@ def _csv(
         raise DataError(
             f"data.target: {path} has no other column than the target, so there is nothing to predict it from"
         )
-    x, _ = checked(np.stack(inputs, 1), path)
-    y = np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None
-    return _seeded_split(x, y, test_size, seed)
+    x, _ = checked(np.stack(inputs, 1), str(path))
+    return x, np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None
 
 
 def _li(

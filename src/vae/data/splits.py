@@ -15,7 +15,7 @@ from torch import Tensor
 from vae.config import read
 from vae.data import files
 from vae.data.arrays import Doubt, checked, labels_of, outliers
-from vae.data.datasets import DATASETS, Arrays, Raw, split_arrays
+from vae.data.datasets import DATASETS, Arrays, Raw, read_table, split_arrays
 from vae.data.pixels import PIXELS, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError, tell
@@ -299,9 +299,16 @@ def read_user_split(
 ) -> Split:
     """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
+    A .csv file has the columns of the one that the model was trained on, in that order.
+
     A warning tells if they lie on another range than the values that the model was `trained` on. DataError if a datum
     has another shape, or a byte is above the scale.
     """
+    if settings.name == "csv" and Path(path).suffix == ".csv":
+        x, y = read_table(Path(path), settings.options.get("target"))
+        if x.shape[1:] != shape:
+            raise DataError(f"{path}: has {x.shape[1]} columns beside the target, and the model is of {shape[0]}")
+        return _as_split(Arrays(x, y), settings)
     arrays, others = files.read_npz(Path(path), ("x_test", "y_test", "x", "y"))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
     if name is None:
@@ -309,10 +316,10 @@ def read_user_split(
         raise DataError(f"{path}: holds {held}; to evaluate on it, it needs x_test or x")
     largest, label = DATASETS[settings.name].grey_levels - 1, name.replace("x", "y")
     x, _ = checked(arrays[name], f"{path}: {name}", largest)
-    y, _ = labels_of({"all": arrays[label]} if label in arrays else {}, {"all": len(x)}, str(path))
+    labels, _ = labels_of({"all": arrays[label]} if label in arrays else {}, {"all": len(x)}, str(path))
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, but the model was trained on {shape}")
-    split = _as_split(Arrays(x.reshape(-1, *shape), y.get("all")), settings)
+    split = _as_split(Arrays(x.reshape(-1, *shape), labels.get("all")), settings)
     if trained is not None:
         warn_of_range(split.range, trained, f"{path}: {name}", len(x))
     return _fixed(split, "test", settings) if kind_of(split) == "grey" else split

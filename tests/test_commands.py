@@ -341,12 +341,13 @@ def test_list_names_every_part_and_dry_run_resolves(folder, capsys):
     from vae.algorithms import OPTIMIZERS, SCHEDULES
     from vae.data import DATASETS
     from vae.likelihoods import LIKELIHOODS
+    from vae.models import MODELS
     from vae.networks import DECODERS, ENCODERS
     from vae.objectives import OBJECTIVES
 
     assert train(["--list"]) == 0
     words = capsys.readouterr().out.split()
-    for table in (DATASETS, ENCODERS, DECODERS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, SCHEDULES):
+    for table in (DATASETS, ENCODERS, DECODERS, LIKELIHOODS, MODELS, OBJECTIVES, OPTIMIZERS, SCHEDULES):
         assert set(table) <= set(words)
     before = set(folder.rglob("*"))
     assert train(["--config", str(ROOT / "configs" / "mnist_d2.yaml"), "--dry-run"]) == 0

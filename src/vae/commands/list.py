@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from vae.config import plain
-from vae.schema import Interval, OneOf, OptionsOf, PartOf, marks_of, options_of
+from vae.schema import BlockOrPart, Interval, OneOf, OptionsOf, PartOf, marks_of, options_of
 from vae.training.settings import DataSettings, ModelSettings, ModifierSettings, Settings, TrainSettings
 
 
 def listing() -> str:
     """Every block and every part, with a line of description, its options and their defaults."""
     blocks = {"data": DataSettings, "model": ModelSettings, "modifiers": ModifierSettings, "train": TrainSettings}
-    lines = ["A config has these blocks; data.name and model.latent_dim are required.", ""]
+    lines = ["A config has these blocks; data.name and, of a VAE, model.latent_dim are required.", ""]
     for key, block in blocks.items():
         lines += [f"{key}:  {_first_line(block)}", *_options(block, 2), ""]
     tables: list[tuple[str, Mapping[str, Any]]] = []
@@ -24,6 +24,8 @@ def listing() -> str:
                 if isinstance(mark, PartOf | OptionsOf):
                     place = "name" if isinstance(mark, OptionsOf) else name
                     tables.append((f"{key}.{place}".strip("."), mark.table))
+                if isinstance(mark, BlockOrPart):
+                    tables.append((f"{name}.name, besides {mark.default}", mark.table))
     for place, table in tables:
         lines.append(f"{place}, one of:")
         for name, row in table.items():

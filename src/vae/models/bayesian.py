@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae.distributions import Noise as NoiseOf
 from vae.distributions import Normal, kl_divergence
 from vae.errors import UsageError
 from vae.randomness import Draws, Noise, datum_noise
@@ -90,13 +89,8 @@ def weights_noises(module: nn.Module, sampling: Sampling, samples: int, batch_si
 
 def networks(module: nn.Module, samples: int, seed: int) -> dict[str, Tensor]:
     """The noise of `samples` networks drawn from q(w); network s depends only on (seed, s)."""
-    found = {}
-    for name, layer in variational_layers(module):
-        of = NoiseOf("normal", tuple(layer.mean.shape))
-        found[f"weights/{name}"] = datum_noise(of.kind, seed, f"weights/{name}", range(samples), of.shape).to(
-            layer.mean
-        )
-    return found
+    layers = {f"weights/{name}": layer.mean for name, layer in variational_layers(module)}
+    return {name: datum_noise("normal", seed, name, range(samples), w.shape).to(w) for name, w in layers.items()}
 
 
 def through(network: nn.Sequential, x: Tensor, draws: Draws, name: str) -> Tensor:  # (1, M, I) -> (1 or S, M, O)

@@ -33,15 +33,15 @@ BUDGETS = {
     "distributions": 1_561,
     "likelihoods": 562,
     "data": 1_442,
-    "models": 963,
+    "models": 957,
     "objectives": 580,
     "algorithms": 317,
     "evaluation": 1_822,
     "training": 2_089,
     "figures": 622,
     "sweep": 550,
-    "reproduce": 3_369,
-    "commands": 994,
+    "reproduce": 3_375,
+    "commands": 996,
 }
 
 

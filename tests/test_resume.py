@@ -16,9 +16,10 @@ import vae
 from tests.processes import Fork, run_command
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.commands.train import main as train_command
+from vae.config import dump
 from vae.errors import CheckpointError, Interrupted, UsageError
 from vae.evaluation import evaluation_line
-from vae.training import read_settings
+from vae.training import checkpoint, read_settings
 from vae.training.run import train
 from vae.training.run_directory import resumed_settings
 
@@ -493,3 +494,17 @@ def test_signals_save_and_say_how_to_resume(begin, number, status, tmp_path):
     assert "Traceback" not in said
     assert f"continue with: python scripts/train.py --resume {tmp_path / 'x'}" in said.splitlines()[-1]
     assert vae.load(tmp_path / "x").latent_dim == 3
+
+
+def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path):
+    """Its config and checkpoint lack model.weights; the default is what it was trained with."""
+    raw = {"data": {"name": "digits", "train_size": 60}, "model": {"latent_dim": 2}, "train": {"epochs": 1}}
+    path = tmp_path / "run"
+    train(read_settings(raw), path, verbose=False)
+    file = path / "checkpoints" / "last.safetensors"
+    tensors, values = checkpoint.read(file)
+    del values["config"]["model"]["weights"]
+    checkpoint.write(file, tensors, values)
+    (path / "config.yaml").write_text(dump(values["config"]))
+    settings = resumed_settings(path, ["train.epochs=2"])
+    assert train(settings, path, resume=True, verbose=False).history[-1]["epoch"] == 2

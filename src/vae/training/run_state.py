@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from vae.algorithms import State
-from vae.config import differences
-from vae.errors import CheckpointError
+from vae.config import differences, plain
+from vae.errors import CheckpointError, ConfigError
 from vae.randomness import Streams
 from vae.training import checkpoint
 from vae.training.progress import Progress
+from vae.training.settings import read_settings
 
 PLACES = {"data.root", "data.path", "train.device"}  # they change no result
 MAY_CHANGE = PLACES | {f"train.{key}" for key in ("epochs", "samples", "evaluate_every", "checkpoint_seconds")}
@@ -84,9 +85,17 @@ class RunState:
 
 def check_same_run(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """CheckpointError if a checkpoint was written under another config than that of its directory."""
-    changed = [key for key in differences(theirs, ours) if key not in MAY_CHANGE]
+    changed = [key for key in differences(_filled_in(theirs), _filled_in(ours)) if key not in MAY_CHANGE]
     if changed:
         raise CheckpointError(
             f"{file}: written under another config: {', '.join(changed)} differ from config.yaml, where only "
             f"{', '.join(sorted(MAY_CHANGE))} may; put the right file back"
         )
+
+
+def _filled_in(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with the defaults of settings that came after it was written; as it is if it cannot be read."""
+    try:
+        return plain(read_settings(config))
+    except ConfigError:
+        return config

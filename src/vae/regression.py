@@ -23,11 +23,7 @@ from vae.training import fit, load
 Array = NDArray[np.float64]
 VALIDATIONS = 60  # in a fit
 ROWS = 2000  # data whose predictions are made at once
-OF_MODEL = (
-    "noise", "weights", "layers", "hidden", "activation", "dropout", "noise_std", "prior_std",
-)  # fmt: skip
-
-
+OF_MODEL = ("noise", "weights", "layers", "hidden", "activation", "dropout", "noise_std", "prior_std")
 NUMBERS: dict[str, Any] = {
     "validation_fraction": Annotated[float, Interval(0, 0.9)],
     "steps": Count,
@@ -148,10 +144,8 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """The mean of y given X, and its standard deviation if asked for: of noise and weights together."""
-        mean = self._map(X, lambda p: p.mean)
-        if not return_std:
-            return self._shaped(mean)
-        return self._shaped(mean), np.sqrt(self.predict_var(X))
+        mean, std = map(self._shaped, self._moments(X))
+        return (mean, std) if return_std else mean
 
     def predict_var(self, X: ArrayLike) -> Array:
         """The variance of y given X."""

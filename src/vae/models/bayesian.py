@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae.distributions import Normal, kl_divergence
-from vae.errors import UsageError
+from vae.errors import ConfigError
 from vae.randomness import Draws, Noise, datum_noise
 
 NOTHING: Draws = types.MappingProxyType({})
@@ -101,7 +101,7 @@ def through(network: nn.Sequential, x: Tensor, draws: Draws, name: str) -> Tenso
 
 
 def randomise(network: nn.Module) -> nn.Module:
-    """The network with its dense layers made variational, in place. UsageError if it has weights of another kind."""
+    """The network with its dense layers made variational, in place. ConfigError if it has weights of another kind."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Linear):
             parent, _, key = name.rpartition(".")
@@ -110,7 +110,8 @@ def randomise(network: nn.Module) -> nn.Module:
                 made.mean.copy_(torch.cat([layer.weight, layer.bias[:, None]], 1))
             setattr(network.get_submodule(parent), key, made)
         elif list(layer.parameters(recurse=False)):
-            raise UsageError(f"only dense layers have random weights, and the network has a {type(layer).__name__}")
+            kind = type(layer).__name__
+            raise ConfigError(f"model.weights: only dense layers have random weights, and the network has a {kind}")
     return network
 
 

@@ -19,7 +19,6 @@ from vae.randomness import Draws, datum_noise
 from vae.schema import Count, Interval, Positive, validated
 
 SMALLEST_STD = 1e-3  # of the noise, in standard deviations of the training targets, so that no density is infinite
-
 BISECTIONS = 50  # of a quantile, to 1e-15 of where those of the networks lie
 
 

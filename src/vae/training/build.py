@@ -12,7 +12,7 @@ from torch import nn
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
 from vae.data import DATASETS, Data, Doubt, load_data
-from vae.errors import ConfigError, UsageError
+from vae.errors import ConfigError
 from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
 from vae.models import MODELS, VAE, Model, Regression, randomise
@@ -101,15 +101,8 @@ def build_model(
             given = settings.latent_dim, likelihood.output_shape
             decoder = _network("model.decoder", settings.decoder, DECODERS, *given)
     if settings.weights == "variational":
-        decoder = _randomised(decoder)
+        decoder = randomise(decoder)
     return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior)
-
-
-def _randomised(decoder: nn.Module) -> nn.Module:
-    try:
-        return randomise(decoder)
-    except UsageError as error:
-        raise ConfigError(f"model.weights: {error}") from None
 
 
 def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module]], *given: Any) -> nn.Module:

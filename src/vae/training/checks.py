@@ -22,6 +22,8 @@ def check(settings: Settings, data: Data | Loader, model: Model) -> None:
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("no parameter of the model requires a gradient, so there is nothing to train")
+    if isinstance(data, Data) and data.shape != model.data_shape:
+        raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
     if isinstance(model, Regression):
         assert isinstance(data, Data), "begin takes no loader for a regression"
         check_targets(data, model)
@@ -32,8 +34,6 @@ def check(settings: Settings, data: Data | Loader, model: Model) -> None:
                 f"{data.source}: y are targets of a regression (real numbers, or several per datum); labels are whole "
                 "numbers, one per datum: leave y out, or train with model.name: regression"
             )
-        if data.shape != model.data_shape:
-            raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
         for split in (data.train, data.validation, data.test):
             if split is not None:
                 check_support(split, data.source, model, data.doubt)
@@ -60,9 +60,7 @@ def check_parts(settings: Settings, model: Model) -> None:
 
 
 def check_targets(data: Data, model: Regression) -> None:
-    """DataError if the data are none for a regression: their shape, their targets, or targets that do not vary."""
-    if data.shape != model.data_shape:
-        raise UsageError(f"the data have shape {data.shape}, and the model is of {model.data_shape}")
+    """DataError if the data are none for a regression: no targets, or targets that do not vary."""
     if data.classes:
         raise DataError(f"{data.source}: the targets y are words; a regression predicts numbers")
     for split in filter(None, (data.train, data.validation, data.test)):

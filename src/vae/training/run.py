@@ -131,9 +131,8 @@ def _settings_of(model: Model, data: Any, objective: Any, modifiers: dict[str, A
     else:
         raise UsageError("data must come from vae.load_data, or be a torch.utils.data.DataLoader")
     raw = {"data": data_block, "objective": objective, "modifiers": modifiers, "train": plain(train)}
-    if (
-        next(model.parameters(), torch.zeros(())).dtype == torch.float64
-    ):  # a model that was made in double precision stays so
+    like = next(model.parameters(), torch.zeros(()))
+    if like.dtype == torch.float64:  # a model that was made in double precision stays so
         raw["train"] = plain({"precision": "float64", **train})
     if isinstance(model, Regression):
         return read_settings({**raw, "model": plain(describe(model, MODELS))})

@@ -87,8 +87,6 @@ class Settings:
     train: TrainSettings = TrainSettings()
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, Part) and self.objective.name != "sgvb_b":
-            raise ValueError(f"objective: {self.objective.name} is of VAEs; a regression is trained by sgvb_b")
         self._check_algorithm()
         if self.modifiers.free_bits and self.objective.name != "sgvb_b":
             raise ValueError(
@@ -98,8 +96,10 @@ class Settings:
 
     def _check_algorithm(self) -> None:
         """Another algorithm than AEVB is of VAEs and has an objective of its own; full_vb makes the weights random."""
-        algorithm, model = self.train.algorithm, self.model
-        if algorithm != "aevb" and (isinstance(model, Part) or self.objective.name != "sgvb_b"):
+        algorithm, model, objective = self.train.algorithm, self.model, self.objective.name
+        if isinstance(model, Part) and objective != "sgvb_b":
+            raise ValueError(f"objective: {objective} is of VAEs; a regression is trained by sgvb_b")
+        if algorithm != "aevb" and (isinstance(model, Part) or objective != "sgvb_b"):
             raise ValueError(
                 f"train.algorithm: {algorithm} trains a VAE, and has an objective of its own: leave objective.name out"
             )

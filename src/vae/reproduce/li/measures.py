@@ -19,11 +19,7 @@ from vae.evaluation.regression import LEVELS, covered, scores
 from vae.models import Predictive
 from vae.objectives import RegressionBound
 from vae.randomness import Streams
-from vae.reproduce.document import (
-    Arrays,
-    Made,
-    Results,
-)  # fmt: skip
+from vae.reproduce.document import Arrays, Made, Results
 from vae.reproduce.li.methods import (
     CPU,
     METHODS,
@@ -104,6 +100,10 @@ def diabetes(made: Made) -> tuple[Results, Arrays]:
 # ------------------------------------------------------------------------------------- the report's figures
 
 
+def _dots(data: Sample) -> Arrays:
+    return {"x": data.x.numpy()[:, 0], "y": data.y.numpy()[:, 0]}
+
+
 def aleatoric(made: Made) -> tuple[Results, Arrays]:
     """Figure 1: line and 90 % interval by the report's objective and by the likelihood; a seed is that of the
     networks."""
@@ -128,7 +128,7 @@ def aleatoric(made: Made) -> tuple[Results, Arrays]:
         }  # fmt: skip
         if made.pictures:
             arrays[name] = band.numpy().astype("f4")
-    return results, arrays | ({"x": data.x.numpy()[:, 0], "y": data.y.numpy()[:, 0]} if made.pictures else {})
+    return results, arrays | (_dots(data) if made.pictures else {})
 
 
 def optimum(made: Made) -> tuple[Results, Arrays]:
@@ -177,7 +177,7 @@ def epistemic(made: Made) -> tuple[Results, Arrays]:
         }  # fmt: skip
         if made.pictures:
             arrays[noise] = on_grid.numpy().astype("f4")
-    return results, arrays | ({"x": data.x.numpy()[:, 0], "y": data.y.numpy()[:, 0]} if made.pictures else {})
+    return results, arrays | (_dots(data) if made.pictures else {})
 
 
 def gradients(made: Made) -> tuple[Results, Arrays]:
@@ -223,7 +223,7 @@ def both(made: Made) -> tuple[Results, Arrays]:
         arrays[name] = torch.stack([law.mean, *(p.sqrt() for p in parts.values())])[..., 0].numpy().astype("f4")
     second = (law.of_networks.variance + law.of_networks.mean.square()).mean(0) - law.mean.square()
     error = (parts["aleatoric"] + parts["epistemic"]) / second - 1
-    return {"error": error.abs().max().item()}, arrays | {"x": data.x.numpy()[:, 0], "y": data.y.numpy()[:, 0]}
+    return {"error": error.abs().max().item()}, arrays | _dots(data)
 
 
 PANELS = {

@@ -19,7 +19,7 @@ from vae.data import Data, Split
 from vae.models import VAE
 from vae.ranks import Ranks, Stop
 from vae.training import Settings
-from vae.training.build import build_model, build_objective, choose_device
+from vae.training.build import build_algorithm, build_model, choose_device
 from vae.training.run import begin, plan_of, with_gradient
 from vae.training.run_state import RunState
 from vae.training.settings import ModifierSettings
@@ -122,7 +122,7 @@ class ImageByImage(Dataset[tuple[Tensor, int]]):
 
 def _loss(settings: Settings, model: VAE) -> Callable[[Tensor], Tensor]:
     """The negative bound: by the textbook's formulas where they are of this config, else by its own objective."""
-    objective = build_objective(settings, 1)
+    objective = build_algorithm(settings, 1, 1).objective
 
     def textbook(x: Tensor) -> Tensor:
         mean, log_variance = model.encoder(x).chunk(2, 1)

@@ -37,7 +37,7 @@ def test_config_builds_and_takes_a_step(path):
         kind = "grey" if settings.data.pixels == "grey" else "binary"
         assert model.likelihood_head.support in FITTING_SUPPORTS[kind]
         x = torch.rand(5, *DATASETS[settings.data.name].shape, generator=torch.Generator().manual_seed(0))
-        batch = Batch(x if kind == "grey" else (x > 0.5).float())
+        batch = Batch(x if kind == "grey" else (x > 0.5).float(), None, torch.arange(5))
     algorithm = build_algorithm(settings, 5, 1)
     state = algorithm.init(model)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])

@@ -7,7 +7,7 @@ from tests.oracles import gauss_hermite, numbers
 from tests.problems import LinearGaussian
 from vae.errors import UsageError
 from vae.objectives import OBJECTIVES, DReG, EstimatorB, SharedNoise, WeightedKL
-from vae.training.build import build_objective
+from vae.training.build import build_algorithm
 from vae.training.settings import read_settings
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -134,6 +134,6 @@ def test_shared_noise_is_that_of_every_datum(name):
 
 def test_shared_noise_is_drawn_once_per_step_and_weighs_with_beta():
     settings = {"data": {"name": "digits"}, "model": {"latent_dim": 2}, "modifiers": {"beta": 2, "shared_noise": True}}
-    objective = build_objective(read_settings(settings), steps_per_epoch=3)
+    objective = build_algorithm(read_settings(settings), 1, 3).objective
     assert objective == WeightedKL(SharedNoise(EstimatorB()), 2.0)
     assert objective.noises(LinearGaussian.random(D, J).model(), M)["eps"].shape == (1, 1, J)

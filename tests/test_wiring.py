@@ -30,7 +30,7 @@ from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line
 from vae.files import Log
 from vae.training import checkpoint, read_settings, run_directory, run_state
-from vae.training.build import build_algorithm, build_objective, resolve
+from vae.training.build import build_algorithm, resolve
 from vae.training.loading import load_run
 from vae.training.run import train
 from vae.training.run_directory import acquire, resumed_settings
@@ -127,7 +127,7 @@ def test_overrides_reach_settings_too():
 def test_schedules_and_warm_up_count_in_epochs():
     raw = config(train={"schedule": "cosine", "epochs": None, "samples": 1000})
     assert build_algorithm(read_settings(raw), 200, 4).schedule(10) == pytest.approx(0.5)  # half of 5 epochs of 4 steps
-    assert build_objective(read_settings(config(modifiers={"beta": 2.0, "warm_up": 3})), 7).warm_up == 21
+    assert build_algorithm(read_settings(config(modifiers={"beta": 2.0, "warm_up": 3})), 1, 7).objective.warm_up == 21
 
 
 def test_densities_are_float32_under_autocast():

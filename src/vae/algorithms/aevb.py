@@ -33,7 +33,7 @@ class AEVB:
     """One stochastic gradient step per minibatch on an objective, for encoder and decoder together."""
 
     objective: Objective
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam
     reduction: Literal["mean", "sum"] = "mean"
     clip_grad_norm: float | None = None
     schedule: Callable[[int], float] | None = None  # the factor of the learning rate at a step
@@ -41,6 +41,7 @@ class AEVB:
     expand: Callable[[Tensor], Tensor] | None = None  # from stored pixels to images, if they are stored otherwise
     gradient: Gradient = eager
     score: str = "elbo"
+    updates: int = 1  # made in a step
 
     def init(self, model: Model) -> State:
         """The state before the first step."""

@@ -24,10 +24,12 @@ class Batch(NamedTuple):
 
     x: Tensor  # (M, *shape), as stored
     y: Tensor | None = None  # (M, ...)
+    rows: Tensor | None = None  # (M,), which data of the split they are; None if a DataLoader gives them
 
     def part(self, rows: slice) -> "Batch":
         """These rows of it."""
-        return Batch(self.x[rows], None if self.y is None else self.y[rows])
+        others = (None if column is None else column[rows] for column in self[1:])
+        return Batch(self.x[rows], *others)
 
 
 class Resident:
@@ -56,7 +58,7 @@ class Resident:
         for rows in order.split(self.batch_size)[start:]:
             x = self.x.index_select(0, rows)
             x = draw(expand(x, self.scale, self.dtype), streams.pixels) if self.dynamic else x
-            yield Batch(x, None if self.y is None else self.y.index_select(0, rows))
+            yield Batch(x, None if self.y is None else self.y.index_select(0, rows), rows)
 
     def example(self, streams: Streams) -> Batch:
         """The first minibatch of the first epoch."""

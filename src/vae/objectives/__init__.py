@@ -1,6 +1,7 @@
 """Floor 4: what is maximised. Pure functions of (model, x, noise, memory, step); randomness is an argument."""
 
 from vae.objectives.base import Estimate, Memory, Objective
+from vae.objectives.complete_data import CompleteData
 from vae.objectives.full_vb import FullVB
 from vae.objectives.importance import IWAE, DReG, LogWeights, StickingTheLanding, log_weights
 from vae.objectives.modifiers import SharedNoise, WeightedKL

@@ -16,20 +16,24 @@ from vae.schema import Count, validated
 class WakeSleep(Objective):
     """Wake: the decoder ascends mean_l log p(x, z_l), z_l ~ q(z|x). Sleep: the encoder ascends log q(z|x) of dreams.
 
-    A dream is z ~ p(z), x ~ p(x|z), one for each datum of the minibatch. Samples are constants in both phases, so each
-    network has its own objective and there is none in common: the encoder minimises KL(p(z|x) || q(z|x)) over dreams,
-    not KL(q || p(z|x)) over data. The bound that is reported is that of estimator B (of A without an exact KL).
+    A dream is z ~ p(z), x ~ p(x|z); `dreams` of them come for each datum of the minibatch. Samples are constants in
+    both phases, so each network has its own objective and there is none in common: the encoder minimises KL(p(z|x) ||
+    q(z|x)) over dreams, not KL(q || p(z|x)) over data. The bound that is reported is that of estimator B (of A without
+    an exact KL).
     """
 
     num_samples: Count = 1
+    dreams: Count = 1
 
     def noises(self, model: VAE, batch_size: int) -> dict[str, Noise]:
-        """eps of q(z|x), (L, M, J), and the noise of the dreams: of z, (1, M, J), and of x, (1, M, *data_shape)."""
+        """eps of q(z|x), (L, M, J), and the noise of the dreams: of z, (S, M, J), and of x, (S, M, *data_shape)."""
         prior, real = model.prior.noise, str(model.likelihood_head.support) == "real"
         return {
             **super().noises(model, batch_size),
-            "dream_z": Noise(prior.kind, (1, batch_size, *prior.shape), data_axis=1),
-            "dream_x": Noise("normal" if real else "uniform", (1, batch_size, *model.data_shape), data_axis=1),
+            "dream_z": Noise(prior.kind, (self.dreams, batch_size, *prior.shape), data_axis=1),
+            "dream_x": Noise(
+                "normal" if real else "uniform", (self.dreams, batch_size, *model.data_shape), data_axis=1
+            ),
         }
 
     def bias(self, model: VAE) -> str | None:
@@ -45,9 +49,10 @@ class WakeSleep(Objective):
         q = model.posterior(x)
         _, kl = model.bound_terms(q, x, noise["eps"])
         log_p_x_given_z = model.log_likelihood(x, q.transform(noise["eps"]).detach()).mean(0)  # (M,)
-        dream_z = model.prior.transform(noise["dream_z"]).detach()  # (1, M, J)
-        dream_x = model.likelihood(dream_z).transform(noise["dream_x"])[0].detach()  # (M, *data_shape)
-        log_q_of_dreams = sum_from(model.posterior(dream_x).log_prob(dream_z), 2)[0]  # (M,)
+        dream_z = model.prior.transform(noise["dream_z"]).detach()  # (S, M, J)
+        dream_x = model.likelihood(dream_z).transform(noise["dream_x"]).detach()  # (S, M, *data_shape)
+        of_dreams = model.posterior(dream_x.flatten(0, 1)).log_prob(dream_z.flatten(0, 1)[None])
+        log_q_of_dreams = sum_from(of_dreams, 2).view(self.dreams, -1).mean(0)  # (M,)
         terms = {"log_p_x_given_z": log_p_x_given_z.detach(), "kl": sum_from(kl, 1).detach()}
         surrogate = log_p_x_given_z + log_q_of_dreams
         return Estimate(terms["log_p_x_given_z"] - terms["kl"], terms, surrogate, surrogate.detach()), memory

@@ -17,13 +17,13 @@ from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
 from vae.models import MODELS, VAE, Model, Regression, randomise
 from vae.networks import DECODERS, ENCODERS
-from vae.objectives import OBJECTIVES, FullVB, Objective, RegressionBound, SharedNoise, WakeSleep, WeightedKL
+from vae.objectives import OBJECTIVES, Objective, RegressionBound, SharedNoise, WeightedKL
 from vae.posteriors import POSTERIORS
 from vae.precision import AUTOCAST
 from vae.priors import PRIORS
 from vae.randomness import seeded
 from vae.schema import Part, describe
-from vae.training.settings import ModelSettings, Settings, read_settings
+from vae.training.settings import ModelSettings, ModifierSettings, Settings, read_settings
 
 
 def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Sequence[str] = ()) -> Any:
@@ -119,36 +119,31 @@ def uses_library_networks(model: Model) -> bool:
     return "module" not in (describe(model.encoder, ENCODERS).name, describe(model.decoder, DECODERS).name)
 
 
-def build_objective(settings: Settings, steps_per_epoch: int, num_data: int = 1) -> Objective:
-    """The objective with its modifiers."""
-    modifiers, chosen = settings.modifiers, settings.objective
-    objective: Objective
-    if isinstance(settings.model, Part):
-        objective = RegressionBound(**chosen.options)
-    elif settings.train.algorithm == "wake_sleep":
-        objective = WakeSleep(**chosen.options)
-    elif settings.train.algorithm == "full_vb":
-        objective = FullVB(num_data=num_data, **chosen.options)
-    else:
-        objective = chosen.build(OBJECTIVES)
-    base: Objective = SharedNoise(objective) if modifiers.shared_noise else objective
-    weighted = WeightedKL(base, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
-    return base if weighted == WeightedKL(base) else weighted
-
-
 def build_algorithm(settings: Settings, num_data: int, steps_per_epoch: int) -> AEVB:
-    """The algorithm with objective, optimizer and schedule."""
-    train = settings.train
+    """The algorithm with objective, modifiers, optimizer and schedule."""
+    train, chosen = settings.train, settings.objective
+    supervised = isinstance(settings.model, Part)
+    objective = RegressionBound(**chosen.options) if supervised else chosen.build(OBJECTIVES)
+    algorithm: AEVB = train.algorithm.build(ALGORITHMS, objective, num_data)
+    steps_per_epoch *= algorithm.updates
     schedule = functools.partial(SCHEDULES[train.schedule.name], **train.schedule.options)
     epochs = train.epochs if train.samples is None else train.samples / num_data
-    return ALGORITHMS[train.algorithm](
-        objective=build_objective(settings, steps_per_epoch, num_data),
+    return replace(
+        algorithm,
+        objective=modified(algorithm.objective, settings.modifiers, steps_per_epoch),
         optimizer=functools.partial(OPTIMIZERS[train.optimizer.name], **train.optimizer.options),
         reduction=train.reduction,
         clip_grad_norm=train.clip_grad_norm,
         schedule=None if train.schedule.name == "constant" else lambda step: schedule(step / steps_per_epoch, epochs),
         autocast=AUTOCAST.get(train.precision),
     )
+
+
+def modified(objective: Objective, modifiers: ModifierSettings, steps_per_epoch: int) -> Objective:
+    """The objective with its modifiers."""
+    base: Objective = SharedNoise(objective) if modifiers.shared_noise else objective
+    weighted = WeightedKL(base, modifiers.beta, round(modifiers.warm_up * steps_per_epoch), modifiers.free_bits)
+    return base if weighted == WeightedKL(base) else weighted
 
 
 def choose_device(name: str, precision: str = "float32") -> torch.device:

@@ -43,6 +43,11 @@ def check(settings: Settings, data: Data | Loader, model: Model) -> None:
         smallest = data.smallest_batch
     if settings.train.patience is not None and getattr(data, "validation", None) is None:
         raise ConfigError("train.patience stops early by the validation ELBO: set data.validation_size too")
+    if isinstance(data, Loader) and settings.train.algorithm.name == "mcem":
+        raise UsageError(
+            "algorithm: mcem keeps a chain for each datum, and a DataLoader does not say which it gives; use data of "
+            "vae.load_data or vae.Data.from_arrays"
+        )
     samples = settings.objective.options["num_samples"]
     if isinstance(data, Loader) and smallest is None:
         data.needs_two = single_datum_fails(model, samples)

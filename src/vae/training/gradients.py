@@ -45,7 +45,7 @@ def choose(
         streams = Streams(train.seed, device_of(state.model))  # those of the run stay as they are
         try:
             batch = batches.example(streams)
-            needed = algorithm.noises(state, len(batch.x))
+            needed = algorithm.objective.noises(state.model, len(batch.x))
             noises = [streams.draw(needed, parameter_dtype(train.precision)) for _ in range(CALLS)]
             gradient = CompiledGradient(algorithm, state.model, len(batch.x))
             reason = disagreement(gradient, algorithm, state, batch, noises, ROUNDOFF[train.precision])

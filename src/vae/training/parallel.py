@@ -104,6 +104,8 @@ def prepare(model: Model, batches: Any, settings: Settings, device: torch.device
     """
     if isinstance(batches, Loader):
         raise UsageError("a DataLoader feeds one process; under torchrun, give data from vae.load_data")
+    if settings.train.algorithm.name == "mcem":
+        raise ConfigError("train.algorithm: mcem keeps the chains of all data in one process; leave torchrun out")
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     else:

@@ -15,7 +15,7 @@ from vae.objectives import OBJECTIVES
 from vae.posteriors import POSTERIORS
 from vae.precision import Precision
 from vae.priors import PRIORS
-from vae.schema import BlockOrPart, Count, Index, Interval, NonNegative, OneOf, Part, PartOf, Positive
+from vae.schema import BlockOrPart, Count, Index, Interval, NonNegative, Part, PartOf, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class TrainSettings:
     checkpoint is written at the end of an epoch if the last is older than `checkpoint_seconds`, and at every stop.
     """
 
-    algorithm: Annotated[str, OneOf(ALGORITHMS), "wake_sleep: Hinton et al. 1995, with the same networks"] = "aevb"
+    algorithm: Annotated[Part, PartOf(ALGORITHMS)] = "aevb"  # type: ignore[assignment]
     epochs: Annotated[Count | None, "20 if neither epochs nor samples are given"] = None
     samples: Annotated[Count | None, "training data seen, instead of epochs"] = None
     batch_size: Annotated[Count, "M, data per minibatch; the last of an epoch may be smaller"] = 128
@@ -96,15 +96,16 @@ class Settings:
 
     def _check_algorithm(self) -> None:
         """Another algorithm than AEVB is of VAEs and has an objective of its own; full_vb makes the weights random."""
-        algorithm, model, objective = self.train.algorithm, self.model, self.objective.name
+        algorithm, model, objective = self.train.algorithm.name, self.model, self.objective.name
         if isinstance(model, Part) and objective != "sgvb_b":
             raise ValueError(f"objective: {objective} is of VAEs; a regression is trained by sgvb_b")
         if algorithm != "aevb" and (isinstance(model, Part) or objective != "sgvb_b"):
             raise ValueError(
                 f"train.algorithm: {algorithm} trains a VAE, and has an objective of its own: leave objective.name out"
             )
-        if algorithm == "wake_sleep" and self.modifiers != ModifierSettings(shared_noise=self.modifiers.shared_noise):
-            raise ValueError("modifiers: wake_sleep has no bound whose KL could be weighted; leave them out")
+        shared = algorithm == "wake_sleep" and self.modifiers.shared_noise
+        if algorithm in ("wake_sleep", "mcem") and self.modifiers != ModifierSettings(shared_noise=shared):
+            raise ValueError(f"modifiers: {algorithm} has no bound whose KL could be weighted; leave them out")
         if isinstance(model, Part):
             return
         if algorithm == "full_vb":

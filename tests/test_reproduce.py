@@ -259,7 +259,10 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nobody"], "nobody: there is no such document; there are laird, chen2020, li, wang2018, slides, estimators"),
+        (
+            ["nobody"],
+            "nobody: there is no such document; there are laird, chen2020, li, wang2018, slides, kingma2013, estimators",
+        ),
         ([], "reproduce.py: name a document (--list shows which there are); see reproduce.py --help"),
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
         (["--table", "--json"], "reproduce.py: --json is for the table of one document; name it"),

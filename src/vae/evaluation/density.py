@@ -92,6 +92,18 @@ class FittedDensity:
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """Columns (M,): log_p_x, error, k_hat (of the ratios), r_hat, acceptance, diverged (a share)."""
+        z, values, info = self.draws(model, x, noise, tick)
+        return {
+            **self._plugged_in(z, values),
+            "r_hat": hmc.split_r_hat(z) if len(z) >= 4 else torch.full_like(values[0, 0], torch.nan),
+            "acceptance": info.acceptance.double().mean((0, 1)),
+            "diverged": info.diverged.double().mean((0, 1)),
+        }
+
+    def draws(
+        self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]
+    ) -> tuple[Tensor, Tensor, hmc.Transition]:  # (T, C, M, J), (T, C, M)
+        """Draws of p(z|x) from tuned chains that began at q(z|x), log p(x, z) there, and their transitions."""
         draws = math.ceil((self.num_samples + 1) // 2 / (self.chains // 2))
         q = model.posterior(x)
         scale = posterior_scale(q, model, noise)
@@ -108,15 +120,9 @@ class FittedDensity:
         kept = []
         for t in range(draws):
             state, info = hmc.step(target, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)
-            kept.append((state.z, state.log_density, info.acceptance.mean(0), info.diverged.double().mean(0)))
+            kept.append((state.z.double(), state.log_density.double(), *info))
         z, values, acceptance, diverged = map(torch.stack, zip(*kept, strict=True))
-        z, values = z.double(), values.double()  # (T, C, M, J), (T, C, M)
-        return {
-            **self._plugged_in(z, values),
-            "r_hat": hmc.split_r_hat(z) if draws >= 4 else torch.full_like(values[0, 0], torch.nan),
-            "acceptance": acceptance.mean(0).double(),
-            "diverged": diverged.mean(0),
-        }
+        return z, values, hmc.Transition(acceptance, diverged)
 
     def _plugged_in(self, z: Tensor, values: Tensor) -> dict[str, Tensor]:  # (T, C, M, J), (T, C, M)
         """The density is fitted to one half of the chains, and the last samples of the other half are plugged in.

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure as Picture
@@ -51,6 +52,7 @@ class Made:
     pictures: bool  # whether arrays are wanted: for one seed of a setting
     given: Settings | None = None
     trained: LoadedRun | None = None
+    folder: Path = Path()  # for what it trains itself
 
     @property
     def settings(self) -> Settings:
@@ -94,7 +96,11 @@ class Experiment:
 
     def of(self, profile: Profile, seed: int) -> dict[str, Any]:
         """The settings of a seed that replace those of the config file."""
-        return {**self.settings, **({"train.epochs": 1} if profile == "quick" else {}), "train.seed": seed}
+        return {
+            **self.settings,
+            **({"train.epochs": 1, "train.samples": None} if profile == "quick" else {}),
+            "train.seed": seed,
+        }
 
 
 Of = Callable[..., Number | float]  # the results of a seed, of each experiment in turn
@@ -107,6 +113,7 @@ class Quantity:
     `published` is as it stands in the document, so that its digits are known. `tolerance` is how far ours may lie from
     it because of how it was read off or rounded, as `why` says; `why` also explains a difference. `short` says why what
     was run is no replication. `part`: our test data are a part of the document's, whose error over the data counts too.
+    `summary`: whether it belongs among the results of all documents.
     """
 
     figure: str
@@ -119,6 +126,7 @@ class Quantity:
     claim: bool = False
     short: str = ""
     part: bool = False
+    summary: bool = True
 
 
 Chosen = Mapping[str, Any]  # the records of each experiment by its name, a list over seeds

@@ -38,12 +38,17 @@ def columns(pictures: Sequence[Array], titles: Sequence[str], black_on_white: bo
 
 
 def sheet(images: Array, black_on_white: bool) -> tuple[Figure, Axes]:  # (rows, columns, H, W, C)
-    """A square of pictures without gaps, row by row from the top; its axes have ticks for the caller to set."""
-    rows, across, height, width, _ = images.shape
+    """A figure of tiles; its axes have ticks for the caller to set."""
     made = figure(7.5, 7.5, "")
     axes = made.subplots()
-    _show(axes, images.transpose(0, 2, 1, 3, 4).reshape(rows * height, across * width, -1), black_on_white)
+    tiles(axes, images, black_on_white)
     return made, axes
+
+
+def tiles(axes: Axes, images: Array, black_on_white: bool) -> None:  # (rows, columns, H, W, C)
+    """Pictures without gaps, row by row from the top."""
+    rows, across, height, width, _ = images.shape
+    _show(axes, images.transpose(0, 2, 1, 3, 4).reshape(rows * height, across * width, -1), black_on_white)
 
 
 def _show(axes: Axes, image: Array, black_on_white: bool) -> None:

@@ -4,6 +4,7 @@ import base64
 import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -117,7 +118,8 @@ def results(documents: Iterable[Document]) -> str:
     head = ("document", "figure", *COLUMNS[:-1])
     lines = []
     for document in documents:
-        rows = table(document, chosen(document, [COMMITTED / document.name]))
+        main = replace(document, quantities=tuple(q for q in document.quantities if q.summary))
+        rows = table(main, chosen(document, [COMMITTED / document.name]))
         link = f"[{document.name}](../notebooks/{document.name}/report.md)"
         lines += [[link, row["figure"], *cells(row)[:-1]] for row in rows if row["published"] is not None and row["n"]]
     return markdown_table(head, lines)

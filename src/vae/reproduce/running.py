@@ -155,7 +155,8 @@ def measure(task: Task, path: Path | None, say: Say) -> None:
     """Measure the results of a trained run, or of none, and write the record."""
     say(f"{task.name}: measuring")
     began, run = time.monotonic(), None if path is None else load_run(path)
-    made = Made(task.seed, task.profile == "quick", task.seed == task.experiment.seeds[0], task.settings, run)
+    pictures, folder = task.seed == task.experiment.seeds[0], task.out / "runs" / task.name
+    made = Made(task.seed, task.profile == "quick", pictures, task.settings, run, folder)
     results, arrays = task.experiment.measure(made)
     about = json.loads((path / "environment.json").read_text()) if path else {}
     record = records.Record(
@@ -183,7 +184,10 @@ def _processor() -> str:
 def _part_trained(cell: Cell) -> float:
     """The part of a cell's training that is over, by its metrics."""
     lines = [line for line in read_log(cell.run / "metrics.jsonl") if line["split"] == "train"]
-    return lines[-1]["epoch"] / cell.config["train"]["epochs"] if lines else 0.0
+    if not lines:
+        return 0.0
+    plan, last = cell.config["train"], lines[-1]
+    return last["samples"] / plan["samples"] if plan["samples"] else last["epoch"] / plan["epochs"]
 
 
 @contextlib.contextmanager

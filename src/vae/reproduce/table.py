@@ -83,7 +83,7 @@ def _summary(values: Sequence[Number], part: bool) -> tuple[float | None, float 
 def _verdict(quantity: Quantity, ours: float | None, interval: Sequence[float] | None, quick: bool) -> tuple[str, str]:
     """Whether ours agrees with the document, and why."""
     if ours is None:
-        return "not replicated", "no record yet"
+        return "not replicated", quantity.short or "no record yet"
     if quick:
         return "not replicated", "only the quick profile was run"
     if quantity.short:

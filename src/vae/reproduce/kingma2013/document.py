@@ -1,0 +1,290 @@
+"""Kingma & Welling 2013, "Auto-Encoding Variational Bayes", section 5 and appendices D to F."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from vae.reproduce.document import (
+    Chosen,
+    Document,
+    Figure,
+    Number,
+    Of,
+    Quantity,
+    Results,
+    Table,
+    at,
+    difference,
+)  # fmt: skip
+from vae.reproduce.kingma2013 import figures as draw
+from vae.reproduce.kingma2013.figures import SIZES, WORDS, published
+from vae.reproduce.kingma2013.measures import RATES
+from vae.reproduce.kingma2013.settings import ALL, BOTH, EXPERIMENTS, SEARCHED, rate_of
+from vae.text import plus_minus
+
+NAMES = {"mnist": "MNIST", "frey": "Frey Face"}
+SPLITS = ("train", "test")
+
+# ------------------------------------------------------------------------------------- numbers
+
+
+def _log_interpolated(samples: list[float], values: list[float], x: float) -> float:
+    """A curve at x, linear in log x between its points."""
+    return float(np.interp(np.log(x), np.log(samples), values))
+
+
+def _bound_at(split: str, x: float) -> Of:
+    """The bound after x samples, with the standard error over the data that it has at the end."""
+
+    def of(results: Results) -> Number:
+        curve = results["curve"]
+        return Number(_log_interpolated(curve["samples"], curve[split], x), results["end"][split]["stderr"])
+
+    return of
+
+
+def _log_p_at(split: str, x: float) -> Of:
+    """log p(x) as in appendix D after x samples."""
+
+    def of(results: Results) -> Number:
+        points = results["curve"]
+        samples, values = ([point["samples"] for point in points], [point[split]["hmc"]["mean"] for point in points])
+        return Number(_log_interpolated(samples, values, x), results["end"][split]["hmc"]["stderr"])
+
+    return of
+
+
+# How far ours may lie from the paper's, stated before the runs. At 10^6 its curves on MNIST lie where a step of 0.01
+# ends up, and 0.02 is 6 nats ahead; at 10^7 the two are 3 nats apart. Another split of the faces is +- 7 nats.
+TOLERANCE = {("mnist", 1e6): 8.0, ("mnist", 1e7): 2.0, ("frey", 1e6): 25.0, ("frey", 1e7): 20.0}
+OPEN = "the paper leaves the step size and the start of Adagrad open"
+SPLIT = "another random split of the faces is worth 7 nats, the reading 1.5"
+TIME = "time: 10^7 training samples were run"
+SLOW = "the paper's updates of MCEM are a reading of its counter: 5 of the whole training set in a sweep"
+
+
+def _values_of_figure_2() -> Iterator[Quantity]:
+    for (panel, algorithm, split), (samples, values) in published().items():
+        data, d = panel.split("_")
+        if int(d) not in SIZES[data]:
+            continue  # figure 3
+        words = f"{NAMES[data]}, {WORDS[algorithm]}, N_z = {d}: {split} bound at"
+        for x in (1e6, 1e7):
+            theirs = f"{_log_interpolated(samples, values, x):.1f}"
+            yield Quantity(
+                "2", f"{words} 10^{int(np.log10(x))}", (f"{data}_{d}_{algorithm}",), _bound_at(split, x), theirs,
+                TOLERANCE[data, x], OPEN if data == "mnist" else SPLIT, summary=split == "test" and x == 1e7,
+            )  # fmt: skip
+        end = f"{values[-1]:.1f}"
+        text = f"{words} the end of the curve, {samples[-1]:.2g}"
+        yield Quantity("2", text, (), _bound_at(split, 1e8), end, short=TIME)
+
+
+def _values_of_figure_3() -> Iterator[Quantity]:
+    for (panel, algorithm, split), (samples, values) in published().items():
+        n = panel.removeprefix("mnist_")
+        if n not in ("1000", "50000"):
+            continue
+        for x in (1e6, 1e7, 6e7):
+            if x >= samples[0]:
+                theirs, last = f"{_log_interpolated(samples, values, x):.1f}", x == 6e7
+                power = "6 10^7" if last else f"10^{int(np.log10(x))}"
+                late = algorithm == "mcem" and n == "50000"
+                yield Quantity(
+                    "3", f"MNIST, {WORDS[algorithm]}, N = {int(n):,}: {split} log p(x) at {power}",
+                    (f"n{n}_{algorithm}",), _log_p_at(split, x), theirs, 10.0 if late else 2.0, SLOW if late else OPEN,
+                    summary=split == "test" and last,
+                )  # fmt: skip
+
+
+def _less(of: Of) -> Callable[[Results, Results], Number]:
+    """The value of the first experiment less that of the second."""
+    return lambda a, b: difference(_number(of(a)), _number(of(b)))
+
+
+def _number(value: Number | float) -> Number:
+    return value if isinstance(value, Number) else Number(value)
+
+
+def _within(limit: float, of: Of) -> Of:
+    """How far a number stays below a limit in size."""
+
+    def value(*results: Results) -> Number:
+        mean, stderr = _number(of(*results))
+        return Number(limit - abs(mean), stderr)
+
+    return value
+
+
+def _negative(results: Results, of: Of) -> Number:
+    """The number with the other sign."""
+    return difference(Number(0.0, 0.0), _number(of(results)))
+
+
+def _gap(results: Results) -> Number:
+    """The bound on training data less that on test data: overfitting."""
+    return difference(at("end", "train")(results), at("end", "test")(results))
+
+
+def _claims() -> Iterator[Quantity]:
+    """What the paper says, each measured."""
+    claim = partial(Quantity, "claims", claim=True)
+    end = at("end", "test")
+    for data, sizes in SIZES.items():
+        for d in sizes:
+            pair, words = (f"{data}_{d}_aevb", f"{data}_{d}_wake_sleep"), f"{NAMES[data]}, N_z = {d}: AEVB"
+            faster = f"{words} converges faster than wake-sleep (test bound at 10^6)"
+            yield claim(faster, pair, _less(_bound_at("test", 1e6)))
+            yield claim(f"{words} reaches a better bound than wake-sleep (test, 10^7)", pair, _less(end))
+    yield claim(
+        "superfluous latents do not overfit: N_z = 200 loses less than 1 nat to N_z = 20 (MNIST, test, 10^7)",
+        ("mnist_200_aevb", "mnist_20_aevb"), lambda a, b: difference(_less(end)(a, b), Number(-1.0, 0.0)),
+    )  # fmt: skip
+    yield claim(
+        "MCEM is no on-line algorithm: for N = 50,000 AEVB is ahead after 6 10^7 samples (test log p(x))",
+        ("n50000_aevb", "n50000_mcem"), _less(_log_p_at("test", 6e7)),
+    )  # fmt: skip
+    yield Quantity(
+        "claims", "N = 1,000: MCEM less AEVB after 6 10^7 samples (test log p(x))", ("n1000_mcem", "n1000_aevb"),
+        _less(_log_p_at("test", 6e7)), "1.6", 1.0, OPEN,
+    )  # fmt: skip
+    short = _bound_at("test", 2e6)
+    yield claim(
+        "one sample per datum suffices with M = 100: five gain less than 1 nat (MNIST, N_z = 20, test, 2 10^6)",
+        ("mnist_20_aevb", "mnist_20_l5"), lambda a, b: difference(Number(1.0, 0.0), _less(short)(b, a)),
+    )  # fmt: skip
+    for h in (250, 1000):
+        yield claim(
+            f"little sensitivity to the hidden units: {h} for 500 change less than 2 nats (MNIST, N_z = 20, 2 10^6)",
+            ("mnist_20_aevb", f"mnist_20_h{h}"), _within(2.0, _less(short)),
+        )  # fmt: skip
+    yield claim(
+        "the variance of the estimated mean bound is below 1 (MNIST, N_z = 20, test)", ("mnist_20_aevb",),
+        lambda results: Number(1 - results["variance"]["of_the_mean"], 0.0),
+    )  # fmt: skip
+    yield Quantity(
+        "claims", "variance of a single datum's estimated bound (MNIST, N_z = 20, L = 1)", ("mnist_20_aevb",),
+        at("variance", "of_a_datum"),
+    )  # fmt: skip
+    for n in (1000, 50000):
+        for method, words in (("hmc", "appendix D"), ("is", "importance sampling")):
+            for algorithm in ALL:
+                yield claim(
+                    f"{words} is within .5 nats of quadrature ({WORDS[algorithm]}, N = {n:,}, test)",
+                    (f"n{n}_{algorithm}",), _within(0.5, at("end", "test", f"{method}_less_quadrature")),
+                )  # fmt: skip
+    for d in (2, 3, 5, 10, 20):
+        fits = _within(0.5, at("appendix_d_less_ais"))
+        if d >= 5:
+            fits = partial(_negative, of=fits)
+        yield claim(
+            f"appendix D is for fewer than 5 latents: at {d} it is {'within' if d < 5 else 'more than'} .5 nats "
+            f"{'of' if d < 5 else 'off'} annealed importance sampling (AEVB)", (f"mnist_{d}_aevb",), fits,
+        )  # fmt: skip
+    few = ("few_map", "few_full_vb")
+    yield claim("N = 1,000: full VB overfits less than MAP (train less test bound)", few, _less(_gap))
+    yield claim("N = 1,000: full VB has the better test bound", few[::-1], _less(end))
+    yield claim(
+        "Frey Face: wake-sleep learns what ignores z: within 10 nats of independent Gaussian pixels (N_z = 10, test)",
+        ("frey_10_wake_sleep",),
+        _within(10.0, lambda results: difference(end(results), Number(results["factorial"]["test"], 0.0))),
+    )  # fmt: skip
+    yield Quantity(
+        "claims", "Frey Face, N_z = 10: test bound of the random split less that of blocks of frames",
+        ("frey_10_aevb", "frey_10_aevb_block"), _less(end),
+    )  # fmt: skip
+    for name in SEARCHED:
+        chosen = str(rate_of(name))
+        yield claim(f"the step {chosen} has the best training bound at first ({name})", (f"search_{name}",),
+                    partial(_lead, chosen=chosen))  # fmt: skip
+
+
+def _lead(results: Results, chosen: str) -> Number:
+    """The training bound of the chosen rate less the best of the others, of those that do not explode."""
+    found = {rate: value for rate, value in results["bound"].items() if value is not None}
+    return Number(found.pop(chosen, -np.inf) - max(found.values(), default=-1e9), 0.0)
+
+
+# ------------------------------------------------------------------------------------- tables of the report
+
+
+def _search(records: Chosen) -> list[list[str]]:
+    """The training bound by step size."""
+    return [
+        [name, *("explodes" if (value := record.results["bound"][str(rate)]) is None else f"{value:.1f}"
+                 for rate in RATES), f"{rate_of(name)}"]
+        for name in SEARCHED for record in records.get(f"search_{name}", ())
+    ]  # fmt: skip
+
+
+def _times(records: Chosen) -> list[list[str]]:
+    """Minutes per million training samples."""
+    return [
+        [name, f"{np.mean([record.results['minutes_per_million'] for record in of]):.2f}", of[0].processor]
+        for name, of in records.items() if "minutes_per_million" in of[0].results
+    ]  # fmt: skip
+
+
+def _ways(records: Chosen) -> list[list[str]]:
+    """log p(x) at the end by three ways."""
+    rows = []
+    for name in (f"n{n}_{algorithm}" for n in (1000, 50000) for algorithm in ALL):
+        for record in records.get(name, ()):
+            for split in SPLITS:
+                of, text = record.results["end"][split], [name, str(record.seed), split]
+                keys = ("hmc", "is", "quadrature", "hmc_less_quadrature", "is_less_quadrature")
+                rows.append(text + [plus_minus(of[key]["mean"], of[key]["stderr"], ".2f", ".2f") for key in keys])
+    return rows
+
+
+TABLES = (
+    Table("log p(x) at the end, by three ways (± over the data; quadrature and the differences: the first 100)",
+          ("setting", "seed", "split", "appendix D", "importance sampling, K = 5,000", "quadrature",
+           "appendix D - quadrature", "importance sampling - quadrature"), _ways),
+    Table("The search of the step size: training bound after 300,000 samples",
+          ("setting", *map(str, RATES), "taken"), _search),
+    Table("Minutes per million training samples on one thread (the paper: 20 to 40)",
+          ("setting", "minutes", "processor"), _times),
+)  # fmt: skip
+
+DETAILS = (
+    ("MNIST", "grey levels under cross-entropy, as far as the published bounds tell", "likelihood: grey_cross_entropy"),
+    ("parameters from N(0, 0.01)", "standard deviation 0.01: the untrained bounds of the figures say so",
+     "init: normal"),
+    ("minibatches of M = 100", "the counter of the Frey curves advances by 500", "batch_size: 500 (MNIST: 100)"),
+    ("nothing on the split of the faces", "random: test values of blocks would be lower",
+     "split: random, 1,500 and 465; a block split beside it"),
+    ("MAP with prior N(0, I)", "the early code has it on weight matrices only", "on all parameters, as the text says"),
+    ("Adagrad, step from {0.01, 0.02, 0.1}", "not told which, nor its start",
+     "the search of the report; accumulators from 0"),
+    ("training curves", "means since the last entry of the log, from before the updates", "the same"),
+    ("MCEM: 10 leapfrog steps, 5 weight updates", "the counter advances by 15 N in a sweep",
+     "one trajectory for each datum, 5 updates of the whole training set; samples are counted 15 times"),
+    ("nothing on MCEM's chains", "one trajectory in a sweep leaves no burn-in", "chains: persistent"),
+    ("nothing on the order of wake and sleep", "-", "both in one step, one dream for each datum"),
+    ("appendix D: a density fitted to samples", "not told which",
+     "a Gaussian, fitted to two of four chains and evaluated on the other two, after 150 steps of tuning"),
+)  # fmt: skip
+
+_F2 = tuple(f"{data}_{d}_{a}" for data, sizes in SIZES.items() for d in sizes for a in BOTH)
+FIGURES = (
+    Figure("2", "The bound per datum against training samples; thick and pale: the paper's curves.", _F2,
+           draw.draw_figure_2),
+    Figure("2 beyond", "Beyond the paper's frame: the test bound on Frey faces falls after 10^8 samples.",
+           tuple(f"frey_{d}_aevb" for d in SIZES["frey"]), draw.draw_beyond),
+    Figure("3", "log p(x), estimated as in appendix D, against training samples evaluated (MCEM: 15 a datum a sweep).",
+           tuple(f"n{n}_{a}" for n in (1000, 50000) for a in ALL), draw.draw_figure_3),
+    Figure("4", "Learned manifolds of two latents.", ("frey_2_aevb", "mnist_2_aevb"), draw.draw_figure_4),
+    Figure("5", "Samples of models of MNIST.", tuple(f"mnist_{d}_aevb" for d in (2, 5, 10, 20)), draw.draw_figure_5),
+)  # fmt: skip
+
+KINGMA2013 = Document(
+    "kingma2013",
+    "Kingma & Welling 2013: Auto-Encoding Variational Bayes",
+    EXPERIMENTS,
+    (*_values_of_figure_2(), *_values_of_figure_3(), *_claims()),
+    FIGURES,
+    DETAILS,
+    TABLES,
+)

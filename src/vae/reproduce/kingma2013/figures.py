@@ -1,0 +1,128 @@
+"""The figures of Kingma & Welling 2013, drawn from records with the axes of the paper, its curves beneath ours."""
+
+import csv
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+
+from vae.figures.style import figure
+from vae.reproduce.document import Chosen, Results
+from vae.reproduce.pictures import tiles
+
+SIZES = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
+WORDS = {"aevb": "AEVB", "wake_sleep": "wake-sleep", "mcem": "MCEM"}
+COLOURS = {"aevb": "#D55E00", "wake_sleep": "#009E73", "mcem": "#0072B2"}
+LINES = {"train": "-", "test": "--"}
+Curve = tuple[list[float], list[float]]  # samples, nats
+
+
+@functools.cache
+def published() -> Mapping[tuple[str, str, str], Curve]:
+    """The paper's curves by panel, algorithm and split, read off its vector drawings."""
+    found: dict[tuple[str, str, str], Curve] = {}
+    with (Path(__file__).parent / "curves.csv").open() as lines:
+        for row in csv.DictReader(lines):
+            samples, values = found.setdefault((row["panel"], row["algorithm"], row["split"]), ([], []))
+            samples.append(float(row["samples"]))
+            values.append(float(row["value"]))
+    return found
+
+
+def _panel(axes: Axes, panel: str, ours: Mapping[str, list[Results]], of: Callable[[Results, str], Curve]) -> None:
+    """The paper's curves of a panel thin and grey-coloured, ours over them, a line for each seed."""
+    for (name, algorithm, split), (samples, values) in published().items():
+        if name == panel:
+            axes.plot(samples, values, LINES[split], color=COLOURS[algorithm], lw=3, alpha=0.25)
+    for algorithm, seeds in ours.items():
+        for results in seeds:
+            for split, style in LINES.items():
+                axes.plot(*of(results, split), style, color=COLOURS[algorithm], lw=1)
+
+
+def _legend(made: Picture, algorithms: tuple[str, ...]) -> None:
+    axes = made.axes[0]
+    lines = [
+        axes.plot([], [], style, color=COLOURS[a], lw=1)[0] for a in algorithms for style in LINES.values()
+    ]  # fmt: skip
+    lines += axes.plot([], [], "-", color="0.5", lw=3, alpha=0.4)
+    names = [f"{WORDS[a]} ({split})" for a in algorithms for split in LINES]
+    made.legend(lines, [*names, "the paper's"], loc="outside lower center", ncols=len(lines), fontsize=8, frameon=False)
+
+
+def draw_figure_2(records: Chosen) -> Picture:
+    """The bound per datum against training samples: MNIST above, Frey faces below."""
+    made = figure(14, 6.4, "")
+    grid = made.subplots(2, 5)
+    frames = {"mnist": ((-150, -95), "MNIST"), "frey": ((0, 1600), "Frey Face")}
+    for row, (data, (limits, title)) in zip(grid, frames.items(), strict=True):
+        for axes, d in zip(row, SIZES[data], strict=False):
+            ours = {a: _results(records, f"{data}_{d}_{a}") for a in ("aevb", "wake_sleep")}
+            _panel(axes, f"{data}_{d}", ours, lambda of, split: (of["curve"]["samples"], of["curve"][split]))
+            axes.set(xscale="log", xlim=(1e5, 2.5e8 if data == "mnist" else 1e8), ylim=limits)
+            axes.set_title(f"{title}, $N_z$ = {d}", fontsize=10)
+    grid[1, 4].set_axis_off()
+    grid[0, 0].set_ylabel("bound, nats per datum")
+    grid[1, 0].set(ylabel="bound, nats per datum", xlabel="training samples seen")
+    _legend(made, ("aevb", "wake_sleep"))
+    return made
+
+
+def draw_beyond(records: Chosen) -> Picture:
+    """What lies right of the paper's frame: the bound of AEVB on the Frey faces after 10^8 samples."""
+    made = figure(10, 3.4, "")
+    for axes, d in zip(made.subplots(1, 4), SIZES["frey"], strict=True):
+        ours = {"aevb": _results(records, f"frey_{d}_aevb")}
+        _panel(axes, f"frey_{d}", ours, lambda of, split: (of["curve"]["samples"], of["curve"][split]))
+        axes.axvline(1e8, color="0.5", lw=0.8)
+        axes.set(xscale="log", xlim=(1e6, 6e8), ylim=(500, 1600))
+        axes.set_title(f"Frey Face, $N_z$ = {d}", fontsize=10)
+    return made
+
+
+def draw_figure_3(records: Chosen) -> Picture:
+    """log p(x) by the estimator of appendix D against training samples, for 1,000 and 50,000 training data."""
+    made = figure(10, 4.6, "")
+    frames = {1000: (-160, -100), 50000: (-160, -125)}
+    for axes, (n, limits) in zip(made.subplots(1, 2), frames.items(), strict=True):
+        ours = {a: _results(records, f"n{n}_{a}") for a in WORDS}
+        _panel(axes, f"mnist_{n}", ours, _estimated)
+        axes.set(xlim=(0, 6e7), ylim=limits, xlabel="training samples evaluated")
+        axes.set_title(f"N = {n:,}", fontsize=10)
+    made.axes[0].set_ylabel("log p(x), nats per datum")
+    _legend(made, tuple(WORDS))
+    return made
+
+
+def _estimated(results: Results, split: str) -> Curve:
+    points: list[dict[str, Any]] = results["curve"]
+    return [point["samples"] for point in points], [point[split]["hmc"]["mean"] for point in points]
+
+
+def _results(records: Chosen, name: str) -> list[Results]:
+    return [record.results for record in records[name]]
+
+
+def draw_figure_4(records: Chosen) -> Picture:
+    """The decoder's means at the quantiles of the prior: Frey faces, MNIST."""
+    return _sheets(records, {"frey_2_aevb": "(a) Frey Face", "mnist_2_aevb": "(b) MNIST"}, "manifold")
+
+
+def draw_figure_5(records: Chosen) -> Picture:
+    """Samples of models of MNIST with 2, 5, 10 and 20 latents."""
+    return _sheets(records, {f"mnist_{d}_aevb": f"{d}-D latent space" for d in (2, 5, 10, 20)}, "samples")
+
+
+def _sheets(records: Chosen, titles: Mapping[str, str], key: str) -> Picture:
+    """Square sheets of pictures side by side."""
+    made = figure(5 * len(titles), 5.2, "")
+    for axes, (name, title) in zip(np.atleast_1d(made.subplots(1, len(titles))), titles.items(), strict=True):
+        images = next(record.arrays[key] for record in records[name] if record.arrays)
+        side = round(len(images) ** 0.5)
+        tiles(axes, images.reshape(side, side, *images.shape[1:]), black_on_white=False)
+        axes.set(xticks=[], yticks=[], title=title)
+    return made

@@ -1,0 +1,187 @@
+"""What is measured on the models of Kingma & Welling 2013: bounds along the training, and log p(x) in three ways."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from vae.data import Data, Split
+from vae.distributions import MultivariateNormal
+from vae.errors import TrainingFailed
+from vae.evaluation import Annealed, FittedDensity, ImportanceSampling, Quadrature, evaluate_bound
+from vae.evaluation import measure as log_likelihood
+from vae.evaluation.base import DatumNoise, mean_and_stderr
+from vae.evaluation.density import fitted_gaussian
+from vae.evaluation.importance import stream_columns, stream_weights
+from vae.files import write_atomically
+from vae.models import VAE
+from vae.reproduce.document import Arrays, Made, Results
+from vae.reproduce.pictures import as_bytes
+from vae.schema import Part
+from vae.training.run import train
+from vae.training.run_directory import history
+from vae.training.settings import Settings
+
+GRID = ndtri((np.arange(20) + 0.5) / 20)  # the quantiles of the prior, evenly spaced on the unit square
+RATES = (0.01, 0.02, 0.1)
+
+# ------------------------------------------------------------------------------------- figures 2, 4 and 5
+
+
+def bounds(made: Made) -> tuple[Results, Arrays]:
+    """The bound along the training and at its end, and how the estimator of a datum's bound varies with its noise."""
+    model, test = made.run.model, made.data.evaluation_split("test")
+    splits = {"train": made.data.evaluation_split("train").first(10_000), "test": test}
+    few = test.first(1000)
+    noisy = torch.stack([evaluate_bound(model, few, name="test", seed=seed).elbo for seed in range(10)])  # (10, N)
+    lines = history(made.run.path)
+    last = made.curve[-1]
+    results: Results = {
+        "curve": curve(lines),
+        "end": {name: mean_and_stderr(evaluate_bound(model, split, name=name).elbo) for name, split in splits.items()},
+        "minutes_per_million": last["seconds"] / 60 / (last["samples"] / 1e6),
+        "variance": {"of_a_datum": noisy.var(0).mean().item(), "of_the_mean": noisy.var(0).mean().item() / len(test)},
+    }
+    if made.settings.data.name == "frey_face":
+        results["factorial"] = factorial_gaussian(made.data)
+    return results, pictures(model, made.seed) if made.pictures else {}
+
+
+def curve(lines: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
+    """The bound on the test split where it was evaluated, and the mean of the training values since the time before.
+
+    The training values are from before each update, as those of the paper seem to be.
+    """
+    found: dict[str, list[float]] = {"samples": [], "train": [], "test": []}
+    since: list[float] = []
+    for line in lines:
+        if line["split"] == "train":
+            since.append(line["elbo"])
+        elif line["split"] == "test" and since:
+            values = line["samples"], round(statistics.fmean(since), 3), round(line["elbo"], 3)
+            for of, value in zip(found.values(), values, strict=True):
+                of.append(value)
+            since = []
+    return found
+
+
+def pictures(model: VAE, seed: int) -> Arrays:
+    """The manifold of two latents, z_1 across and z_2 down, and 100 samples."""
+    arrays = {"samples": as_bytes(model.sample(100, seed=seed))}
+    if model.latent_dim == 2:
+        z = torch.from_numpy(np.stack(np.meshgrid(GRID, GRID), -1).reshape(-1, 2))
+        arrays["manifold"] = as_bytes(model.decode(z))
+    return arrays
+
+
+def factorial_gaussian(data: Data) -> dict[str, float]:
+    """The mean log density of independent Gaussian pixels, fitted to the faces: what a model learns that ignores z."""
+    train, test = (data.evaluation_split(name).images().flatten(1).double() for name in ("train", "test"))
+    fitted = torch.distributions.Normal(train.mean(0), train.std(0, correction=0))
+    return {name: fitted.log_prob(x).sum(1).mean().item() for name, x in (("train", train), ("test", test))}
+
+
+def with_appendix_d(made: Made) -> tuple[Results, Arrays]:
+    """The same, and how far the estimator of appendix D, on 100 test data, is from annealed importance sampling."""
+    results, arrays = bounds(made)
+    model, few = made.run.model, made.data.evaluation_split("test").first(2 if made.quick else 100)
+    found = {"hmc": PAPERS, "ais": Annealed(num_samples=20 if made.quick else 500)}
+    values = {name: log_likelihood(model, few, estimator, name="test")["log_p_x"] for name, estimator in found.items()}
+    return {**results, "appendix_d_less_ais": mean_and_stderr(values["hmc"] - values["ais"])}, arrays
+
+
+def search(made: Made) -> tuple[Results, Arrays]:
+    """The training bound of each step size after 300,000 samples, None where it explodes.
+
+    A run explodes if its bound is not finite or, on average over an epoch, worse than before the first update; the
+    first epoch is forgiven, as Adagrad's first steps are as large as the rate, whatever the gradient.
+    """
+    found: dict[str, float | None] = {}
+    for rate in RATES:
+        options = {**made.settings.train.optimizer.options, "lr": rate}
+        samples = 1000 if made.quick else 300_000
+        settings = _with_train(made.settings, epochs=None, samples=samples, optimizer=Part("adagrad", options))
+        try:
+            lines = [line for line in train(settings, None, verbose=False).history if line["split"] == "train"]
+        except TrainingFailed:
+            found[str(rate)] = None
+            continue
+        exploded = any(line["elbo"] < UNTRAINED[settings.data.name] for line in lines[1:])
+        found[str(rate)] = None if exploded else lines[-1]["elbo"]
+    return {"bound": found}, {}
+
+
+UNTRAINED = {"mnist": -545.0, "frey_face": -530.0}  # the bound before the first update, nats, and a little less
+
+
+def _with_train(settings: Settings, **changes: Any) -> Settings:
+    return replace(settings, train=replace(settings.train, **changes))
+
+
+# ------------------------------------------------------------------------------------- figure 3
+
+PAPERS = FittedDensity(num_samples=50, chains=4, num_leapfrog=4)  # appendix D with the numbers of appendix E
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromDraws(ImportanceSampling):
+    """Importance sampling from a Gaussian fitted to draws of p(z|x) by HMC, its covariance 1.5 times as large."""
+
+    def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
+        """The columns of importance sampling."""
+        z, _, _ = FittedDensity(num_samples=400).draws(model, x, noise, lambda share: None)  # (T, C, M, J)
+        z = z.flatten(0, 1)
+        scale, centre = z.std(0).clamp(min=1e-6), z.mean(0)
+        mean, factor = fitted_gaussian((z - centre) / scale)
+        q = MultivariateNormal((centre + scale * mean).to(x), (1.5**0.5 * scale[..., None] * factor).to(x))
+        return stream_columns(stream_weights(model, x, q, noise, self.num_samples, tick=tick))
+
+
+def marginal(made: Made) -> tuple[Results, Arrays]:
+    """log p(x) of the first 1,000 data of both splits at twelve points of the training, estimated as in appendix D.
+
+    Beside it importance sampling with 5,000 samples, and at the end quadrature of the first 100. What has been measured
+    is kept beside the run, so that it can be stopped and goes on.
+    """
+    options = made.settings.train.algorithm.options  # of MCEM; the others evaluate a datum once
+    cost = options.get("leapfrog", 0) + options["updates"] if "updates" in options else 1
+    points, limit = ((100 * cost,), 10) if made.quick else (POINTS, 1000)
+    values = []
+    for samples in points:
+        file, end = made.folder / f"log_p_x_at_{samples}.json", samples == points[-1]
+        if not file.exists():
+            settings = _with_train(made.settings, epochs=None, samples=max(1, round(samples / cost)))
+            run = train(settings, made.folder / "run", resume=True, verbose=False)
+            last = run.history[-1]
+            about = {"samples": last["samples"] * cost, "minutes": last["seconds"] / 60}
+            for name in ("train", "test"):
+                split = run.data.evaluation_split(name).first(limit)
+                about[name] = _estimates(run.model, split, name, end, cost > 1, made.pictures or end)
+            write_atomically(file, json.dumps(about).encode())
+        values.append(json.loads(file.read_text()))
+    return {"curve": values, "end": values[-1]}, {}
+
+
+POINTS = tuple(round(x, -4) for x in np.geomspace(1e6, 6e7, 12).astype(int).tolist())
+
+
+def _estimates(model: VAE, split: Split, name: str, end: bool, draws: bool, importance: bool) -> Results:
+    """Means over the data, with their standard errors over the data."""
+    found = {"hmc": log_likelihood(model, split, PAPERS, name=name)["log_p_x"]}
+    if importance:
+        sampling = (FromDraws if draws else ImportanceSampling)(num_samples=5000)
+        found["is"] = log_likelihood(model, split, sampling, name=name)["log_p_x"]
+    results = {method: mean_and_stderr(values) for method, values in found.items()}
+    if end:
+        few = split.first(100)
+        exact = log_likelihood(model, few, Quadrature(), name=name)["log_p_x"]
+        results["quadrature"] = mean_and_stderr(exact)
+        for method, values in found.items():
+            results[f"{method}_less_quadrature"] = mean_and_stderr(values[: len(few)] - exact)
+    return results

@@ -67,7 +67,6 @@ def test_an_estimate_that_was_made_is_not_made_again(tmp_path, monkeypatch):
 
 def test_the_search_takes_no_rate_that_explodes(monkeypatch):
     monkeypatch.setattr(measures, "RATES", (0.02, 1e4))
-    monkeypatch.setattr(measures, "UNTRAINED", {"digits": -46.0})
     found = measures.search(made())[0]["bound"]
     assert found["0.02"] > -46
     assert found["10000.0"] is None

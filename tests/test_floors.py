@@ -21,7 +21,7 @@ FLOORS = {
     "objectives": 4,
     **dict.fromkeys(("algorithms", "evaluation"), 5),
     "training": 6,
-    **dict.fromkeys(("figures", "regression"), 7),
+    **dict.fromkeys(("figures", "regression", "sklearn_api"), 7),
     "sweep": 8,
     "reproduce": 9,
     "commands": 10,
@@ -29,7 +29,7 @@ FLOORS = {
 FILES = sorted(SOURCE.rglob("*.py"))
 # Lines (wc -l) of each package, which may only fall; the single modules of vae are one. A new capability brings its own.
 BUDGETS = {
-    "vae": 2_086,
+    "vae": 2_383,
     "distributions": 1_561,
     "likelihoods": 562,
     "data": 1_444,

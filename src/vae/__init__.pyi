@@ -45,6 +45,7 @@ from vae.posteriors import StudentTPosterior as StudentTPosterior
 from vae.posteriors import UniformPosterior as UniformPosterior
 from vae.priors import StandardNormal as StandardNormal
 from vae.regression import VariationalRegressor as VariationalRegressor
+from vae.sklearn_api import VAETransformer as VAETransformer
 from vae.training import Run as Run
 from vae.training import fit as fit
 from vae.training import load as load

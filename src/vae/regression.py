@@ -17,7 +17,7 @@ from vae.distributions import Normal
 from vae.errors import VaeError
 from vae.models import Predictive, Regression
 from vae.randomness import seeded
-from vae.schema import Count, Interval, Misfit, Positive, fitted
+from vae.schema import Count, Interval, Positive, number
 from vae.training import fit, load
 
 Array = NDArray[np.float64]
@@ -33,17 +33,9 @@ NUMBERS: dict[str, Any] = {
 }
 
 
-def _fitted(name: str, kind: Any, value: Any) -> Any:
-    """A number as its kind. ValueError if it is none."""
-    try:
-        return fitted(kind, value.item() if isinstance(value, np.generic) else value)
-    except Misfit as misfit:
-        raise ValueError(f"{name}: {misfit}") from None
-
-
 def _share(name: str, value: Any) -> float:
     """A number between 0 and 1."""
-    if not 0 < _fitted(name, float, value) < 1:
+    if not 0 < number(name, float, value) < 1:
         raise ValueError(f"{name}: {value:g} is not between 0 and 1")
     return float(value)
 
@@ -111,7 +103,7 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
         """Train on X (N, D) and y (N,) or (N, T); `history_` has the bound and its terms by epoch, nats per datum."""
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
         for name, kind in NUMBERS.items():
-            _fitted(name, kind, getattr(self, name))
+            number(name, kind, getattr(self, name))
         self.seed_ = int(check_random_state(self.random_state).randint(2**31))
         self.one_target_ = np.ndim(y) == 1
         self.conformal_scores_: Array | None = None
@@ -199,7 +191,7 @@ class VariationalRegressor(RegressorMixin, BaseEstimator):
 
     def sample(self, X: ArrayLike, n: int) -> Array:
         """n draws of y given X, (n, N), or (n, N, T): each by one network for all X, num_samples of them in turn."""
-        return self._shaped(self.law(X).draws(_fitted("n", Count, n), self.seed_).numpy())
+        return self._shaped(self.law(X).draws(number("n", Count, n), self.seed_).numpy())
 
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> Array:
         """log p(y|x), (N,), nats, in the units of y: the density of the mixture over networks, of all targets

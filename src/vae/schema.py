@@ -184,6 +184,14 @@ def fitted(type_: Any, raw: Any) -> Any:
     return value
 
 
+def number(name: str, kind: Any, value: Any) -> Any:
+    """A parameter as its kind, NumPy's numbers too. ValueError, as scikit-learn expects it, if it does not fit."""
+    try:
+        return fitted(kind, value.item() if hasattr(value, "item") else value)
+    except Misfit as misfit:
+        raise ValueError(f"{name}: {misfit}") from None
+
+
 def _scalar(type_: type, raw: Any) -> Any:
     if type_ is bool and isinstance(raw, bool):
         return raw

@@ -262,7 +262,7 @@ DETAILS = (
      "split: random, 1,500 and 465; a block split beside it"),
     ("MAP with prior N(0, I)", "the early code has it on weight matrices only", "on all parameters, as the text says"),
     ("Adagrad, step from {0.01, 0.02, 0.1}", "not told which, nor its start",
-     "the search of the report, at one size for all; accumulators from 0. Frey Face also at 0.02, as its curves suggest"),
+     "the search, at one size for all; accumulators from 0. Frey Face also at 0.02, as its curves suggest"),
     ("training curves", "means since the last entry of the log, from before the updates", "the same"),
     ("MCEM: 10 leapfrog steps, 5 weight updates", "the counter advances by 15 N in a sweep",
      "one trajectory for each datum, 5 updates of the whole training set; samples are counted 15 times"),

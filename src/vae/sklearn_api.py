@@ -18,7 +18,7 @@ from torch import Tensor
 from vae.algorithms import AEVB, OPTIMIZERS
 from vae.data import Batch, Data
 from vae.distributions import sum_from
-from vae.errors import VaeError
+from vae.errors import DataWarning, VaeError
 from vae.evaluation import evaluate_bound
 from vae.evaluation.base import log_mean_exp
 from vae.likelihoods import LIKELIHOODS
@@ -118,7 +118,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         given: dict[str, Any] = {"x_val": validation} if len(held) else {}
         try:
             data = Data.from_arrays(train, x_test=train[:1], **given)
-            with tempfile.TemporaryDirectory() as out:
+            with tempfile.TemporaryDirectory() as out, warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)  # of rows far out: it is asked for those by their scores
                 self.history_ = fit(self.model_, data, out=out, verbose=False, **how).history
                 self.model_ = load(out).double()  # the best by validation; rows do not depend on those beside them
         except VaeError as error:

@@ -21,7 +21,7 @@ FLOORS = {
     "objectives": 4,
     **dict.fromkeys(("algorithms", "evaluation"), 5),
     "training": 6,
-    **dict.fromkeys(("figures", "regression", "sklearn_api", "export"), 7),
+    **dict.fromkeys(("figures", "regression", "sklearn_api", "export", "explorer"), 7),
     "sweep": 8,
     "reproduce": 9,
     "commands": 10,
@@ -39,9 +39,10 @@ BUDGETS = {
     "evaluation": 1_828,
     "training": 2_091,
     "figures": 622,
+    "explorer": 237,
     "sweep": 550,
     "reproduce": 4_090,
-    "commands": 1_032,
+    "commands": 1_070,
 }
 
 

@@ -37,7 +37,7 @@ BUDGETS = {
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_828,
-    "training": 2_091,
+    "training": 2_178,
     "figures": 622,
     "explorer": 237,
     "sweep": 550,

@@ -25,7 +25,7 @@ class Recorder:
     """Keeps the metrics and checkpoints of a run.
 
     `evaluations` give lines for the log and change no bit of the state; `score` names the value of the validation line
-    that chooses the best checkpoint.
+    that chooses the best checkpoint; `show` is given the lines of each epoch.
     """
 
     run: RunState
@@ -34,6 +34,7 @@ class Recorder:
     score: str
     report: Report
     evaluations: Sequence[Callable[[], list[Line]]]
+    show: Callable[[list[Line]], None] | None = None
     _warned: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class Recorder:
         for line in lines:
             self.folder.log.append(line)
         self.report.epoch(lines)
+        if self.show is not None:
+            self.show(lines)
         self._warn_of_falls(lines[0], lines[1:])
         if improved:  # before last: a run killed between the two repeats the epoch and writes the same best again
             self.save("best")

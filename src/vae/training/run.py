@@ -13,7 +13,7 @@ import torch
 from vae.algorithms import AEVB
 from vae.config import plain
 from vae.data import Data, Loader, Resident, load_data
-from vae.errors import Interrupted, TrainingFailed, UsageError
+from vae.errors import ConfigError, Interrupted, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
 from vae.files import as_path
 from vae.likelihoods import LIKELIHOODS
@@ -25,6 +25,7 @@ from vae.priors import PRIORS
 from vae.randomness import Streams, seeded
 from vae.ranks import Ranks, Stop
 from vae.schema import describe
+from vae.training.board import Board
 from vae.training.build import build_algorithm, build_for, choose_device, with_likelihood
 from vae.training.checkpoint import load_model, sha256_of
 from vae.training.checks import check
@@ -195,13 +196,26 @@ def _run(
         stepper = Stepper(algorithm, run.state, run.batches, run.streams, parameter_dtype(settings.train.precision))
         report = Report(plan, run.progress, run.batches.num_data, verbose)
         stack.callback(report.bar.close)
-        recorder = Recorder(run, folder, plan, algorithm.score, report, _evaluations(model, data, observe, ranks))
+        board = _board(settings, folder, run.state.step, model, data)
+        if board is not None:
+            stack.callback(board.close)
+        evaluations = _evaluations(model, data, observe, ranks)
+        recorder = Recorder(run, folder, plan, algorithm.score, report, evaluations, board)
         try:
             run_to_the_end(stepper, plan, run.progress, report.step, recorder.end_epoch, recorder.save, stop)
         except TrainingFailed as error:
             raise TrainingFailed(f"{error}; {folder.last_good()}") from None
     early = run.progress.stopped_early(plan)
     return Run(model.eval(), settings, folder.log.lines, data, folder.path, run.state.step - begun, early)
+
+
+def _board(settings: Settings, folder: RunDirectory, step: int, model: Model, data: Any) -> Board | None:
+    """What writes for TensorBoard, on rank 0. ConfigError if there is no run directory to write to."""
+    if not settings.train.tensorboard:
+        return None
+    if folder.path is None:
+        raise ConfigError("train.tensorboard: writes into the run directory; give out=")
+    return Board(folder.path, step, model, data) if folder.ranks.first else None
 
 
 def _words(model: Model) -> str:

@@ -29,6 +29,7 @@ FIGURES = ("curves", "reconstructions", "samples", "manifold", "manifold_quantil
 OWN_FILES = (
     *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")),
     "evaluations/*.json",
+    "tensorboard/events.*",
     *(f"checkpoints/{name}" for name in ("best.safetensors", "last.safetensors", ".*.partial")),
     *(".*.partial", "metrics.jsonl", "environment.json", "config.yaml"),
 )

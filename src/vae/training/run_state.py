@@ -16,7 +16,9 @@ from vae.training.progress import Progress
 from vae.training.settings import read_settings
 
 PLACES = {"data.root", "data.path", "train.device"}  # they change no result
-MAY_CHANGE = PLACES | {f"train.{key}" for key in ("epochs", "samples", "evaluate_every", "checkpoint_seconds")}
+MAY_CHANGE = PLACES | {
+    f"train.{key}" for key in ("epochs", "samples", "evaluate_every", "checkpoint_seconds", "tensorboard")
+}
 
 
 @dataclass

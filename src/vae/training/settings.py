@@ -62,6 +62,7 @@ class TrainSettings:
     evaluate_every: Annotated[Count, "epochs between validations, and points of the test curve"] = 1
     patience: Annotated[Count | None, "validations without improvement that stop the run early"] = None
     checkpoint_seconds: Annotated[NonNegative, "an epoch ends with a checkpoint if the last is older"] = 10.0
+    tensorboard: Annotated[bool, "also write RUN/tensorboard: curves and pictures as training goes"] = False
     seed: Annotated[Index, "of weights, order and noise"] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda if there is one"] = "auto"
     precision: Annotated[Precision, "of parameters and products; tf32 needs CUDA"] = "float32"

@@ -21,6 +21,7 @@ from vae.distributions import sum_from
 from vae.errors import DataWarning, VaeError
 from vae.evaluation import evaluate_bound
 from vae.evaluation.base import log_mean_exp
+from vae.evaluation.outliers import ROUNDING, p_values
 from vae.likelihoods import LIKELIHOODS
 from vae.models import VAE, evaluating
 from vae.networks import mlp_decoder, mlp_encoder
@@ -31,7 +32,6 @@ from vae.training import fit, load
 
 Array = NDArray[Any]
 ROWS = 1000  # data that pass through the networks at once
-ROUNDING = 1e-9  # relative: by this a score may depend on the rows beside it
 Likelihood = Literal["auto", "gaussian", "bernoulli", "continuous_bernoulli", "negative_binomial"]
 PARAMETERS: dict[str, Any] = {
     "latent_dim": Count,
@@ -252,8 +252,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         A new row like them has a p-value of at most p with probability at most p (conformal, Vovk et al. 2005), but for
         what early stopping has learned from the held-out rows. The smallest is 1 / (1 + rows held out).
         """
-        scores, held = self.score_samples(X), self._held()
-        return (1 + np.searchsorted(held, scores, side="right")) / (1 + len(held))
+        scores = self.score_samples(X)
+        return p_values(torch.from_numpy(scores), torch.from_numpy(self._held())).numpy()
 
     def decision_function(self, X: ArrayLike) -> Array:  # (N, D) -> (N,)
         """`score_samples` less the score below which a row is an outlier at level `alpha`; it warns if that is too
@@ -266,7 +266,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "scores below all of them is called an outlier",
                 stacklevel=2,
             )
-        return scores - held[max(rank, 1) - 1]
+        threshold = held[max(rank, 1) - 1]
+        return scores - (threshold - ROUNDING * (1 + abs(threshold)))  # as of p_values
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:  # (N, D) -> (N,)
         """-1 where `decision_function` is negative, which is where the p-value is at most `alpha`, else 1."""
@@ -279,7 +280,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "outliers are told by rows held out in fit: set validation_fraction above 0, and do not end with "
                 "partial_fit"
             )
-        return self.held_out_scores_ - ROUNDING * (1 + np.abs(self.held_out_scores_))  # an equal row scores no lower
+        return self.held_out_scores_
 
     # ------------------------------------------------------------------------------ arrays in and out
 

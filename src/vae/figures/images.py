@@ -1,6 +1,6 @@
 """Pictures of data: originals and reconstructions, samples of the prior, the latent manifold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -82,6 +82,22 @@ def samples(images: Array, title: str, limits: Limits | None = None) -> Figure:
     sheet = tile(images, int(np.ceil(np.sqrt(len(images)))))
     made = figure(6, 0.4 + max(1.0, 6 * sheet.shape[0] / sheet.shape[1]), title)
     _show(made.subplots(), sheet, limits or _limits(images))
+    return made
+
+
+def labelled(images: Array, words: Sequence[str], title: str, limits: Limits | None = None) -> Figure:
+    """Data with words above each, ten in a row; vectors as lines."""
+    rows = -(-len(images) // 10)
+    made = figure(12, 0.4 + 1.45 * rows, title)
+    panels = made.subplots(rows, 10, squeeze=False).flat
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, image, text in zip(made.axes, images, words, strict=False):
+        axes.set_title(verbatim(text), fontsize=7)
+        if images.ndim == 2:
+            axes.plot(image, color=LINES[0], linewidth=0.8)
+        else:
+            _show(axes, tile(image[None], 1), limits or _limits(images))
     return made
 
 

@@ -20,7 +20,7 @@ from vae.evaluation import evaluate_regression, posterior_codes
 from vae.evaluation.regression import NETWORKS
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
-from vae.figures.images import manifold, reconstructions, samples
+from vae.figures.images import labelled, manifold, reconstructions, samples
 from vae.figures.regression import calibration
 from vae.figures.style import Array, save
 from vae.models import Predictive, Regression
@@ -96,6 +96,11 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
     title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"
     figure = samples(_array(run.model.sample(count, seed=seed)), title, run.data_range)
     return _save(figure, run.path, "samples", out)
+
+
+def draw_strangest(run: LoadedRun, x: Tensor, words: Sequence[str], title: str, out: str | None = None) -> list[Path]:
+    """Data, each with its words above."""
+    return _save(labelled(_array(x), words, f"{run.path.name}: {title}", run.data_range), run.path, "strangest", out)
 
 
 def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = None) -> list[Path]:

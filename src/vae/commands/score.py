@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, data = load_with_data(args.run, args.checkpoint)
     if data.validation is None:
         raise UsageError(
-            f"{args.run}: was trained without validation data, by which p-values are told; set data.validation_size, and "
-            "train again"
+            f"{args.run}: was trained without validation data, by which p-values are told; set "
+            "data.validation_size, and train again"
         )
     name = args.split
     split = data.evaluation_split(args.split, args.limit)

@@ -36,7 +36,7 @@ BUDGETS = {
     "models": 957,
     "objectives": 631,
     "algorithms": 428,
-    "evaluation": 1_865,
+    "evaluation": 1_872,
     "training": 2_178,
     "figures": 643,
     "explorer": 237,

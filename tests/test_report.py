@@ -7,7 +7,9 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
+import vae
 from tests.problems import LinearGaussian
 from vae.data import Split
 from vae.errors import ConfigError, UsageError
@@ -39,6 +41,18 @@ def test_a_record_holds_the_bound_and_the_answer_and_goes_to_json(key):
     assert lines[0] == f"test, n = {n}"
     named = {"elbo": "ELBO", "log_p_x": "log p(x) ", "gaps": "L[q*]", "self_check": "upper bound"}[key]
     assert any(line.startswith(named) for line in lines)
+
+
+def test_bits_per_dimension_are_of_probabilities():
+    """Four levels that are equally likely, and codes that say nothing: two bits. A density has none, it has units."""
+    model = vae.VAE(nn.Linear(3, 2), nn.Linear(1, 12), vae.Categorical((3,), levels=4))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    split = Split(torch.tensor([[0.0, 1 / 3, 1.0], [2 / 3, 0.0, 0.0]]), None, torch.arange(2))
+    record, _ = report(model, split, Questions(), name="test")
+    assert record["bits_per_dimension"]["mean"] == pytest.approx(2, abs=1e-6)
+    assert "bits per dim      2.0000" in table(record)
+    assert "bits_per_dimension" not in report(MODEL, SPLIT, Questions(), name="test")[0]
 
 
 def test_origin_is_in_the_record_and_heads_the_table():

@@ -26,6 +26,7 @@ from vae.text import NOT_A_DENSITY, mean_row
 
 Record = dict[str, Any]
 Values = dict[str, Tensor]  # (N,), of each datum
+COUNTED = ("binary", "levels", "counts")  # supports of likelihoods that are probabilities
 SIMULATED = 50  # data of a self-check without a limit
 
 
@@ -98,8 +99,12 @@ def report(
     if len(split) > 1:  # of one datum, no unit varies
         warn_of_collapse(bound.active_units)
     values = {key: getattr(bound, key) for key in _BOUND_ROWS}
+    bits = {}
+    if str(model.likelihood_head.support).startswith(COUNTED):  # of a density they would depend on the units of x
+        bits["bits_per_dimension"] = mean_and_stderr(-values["elbo"] / (math.prod(model.data_shape) * math.log(2)))
     record = {
         **{key: mean_and_stderr(column) for key, column in values.items()},
+        **(bits if model.is_density else {}),
         "density": model.is_density,
         "estimator": bound.estimator,
         "num_samples": samples,
@@ -130,6 +135,8 @@ def table(record: Record) -> str:
     lines += [
         *(mean_row(name, record[key]) for key, name in _BOUND_ROWS.items()),
     ]
+    if "bits_per_dimension" in record:
+        lines.append(mean_row("bits per dim", record["bits_per_dimension"]) + "   -ELBO / (D log 2)")
     for key, _, lines_of in ANSWERS.values():
         lines += lines_of(record[key]) if key in record else []
     if record["active_units"] is not None:

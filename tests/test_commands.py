@@ -16,7 +16,7 @@ import yaml
 import vae
 from vae.commands.encode import main as encode
 from vae.commands.evaluate import main as evaluate
-from vae.commands.plot import main_curves, main_manifold, main_reconstructions, main_samples, main_tsne
+from vae.commands.plot import main_curves, main_manifold, main_reconstructions, main_samples, main_traversals, main_tsne
 from vae.commands.train import main as train
 from vae.errors import CheckpointError
 from vae.training import checkpoint, read_settings
@@ -282,8 +282,19 @@ def test_names_are_drawn_letter_by_letter(folder, tmp_path):
     import shutil
 
     shutil.copytree(folder / "d2", tmp_path / r"_$\frac$")
-    for main in (main_curves, main_reconstructions, main_manifold, main_samples, main_tsne):
+    for main in (main_curves, main_reconstructions, main_manifold, main_samples, main_traversals, main_tsne):
         assert main([str(tmp_path / r"_$\frac$")]) == 0
+
+
+def test_traversals_and_interpolations(folder, tmp_path, capsys):
+    """The middle of a row is the code of the datum; ends of a row between two data are their reconstructions."""
+    out = ["--out", str(tmp_path)]
+    assert main_traversals([str(folder / "d2"), "--count", "1", "--between", "3", "5", *out]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "interpolation.pdf", "interpolation.png", "traversals.pdf", "traversals.png",
+    ]  # fmt: skip
+    assert main_traversals([str(folder / "d2"), "--datum", "100000", *out]) == 2
+    assert "there is no test datum 100000; there are 297, from 0" in capsys.readouterr().err
 
 
 def test_data_that_changed_behind_a_run_are_warned_of_or_refused(tmp_path, capsys):

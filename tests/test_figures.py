@@ -4,7 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
+import vae
 from vae import figures
 from vae.figures.images import tile
 from vae.files import read_log
@@ -142,3 +144,30 @@ def test_a_log_may_hold_one_value_beside_step_epoch_and_split(tmp_path):
     path.write_text("".join(f'{{"step": {7 * k}, "epoch": {k}, "split": "train", "elbo": -{k}}}\n' for k in (1, 2, 3)))
     made = figures.curves({"a": read_log(path)})
     assert made.axes[0].get_lines()[0].get_ydata().tolist() == [-1, -2, -3]
+
+
+def test_traversals_go_through_latents_by_their_kl(monkeypatch, tmp_path):
+    """Rows: the latents of most KL first, from -2 to 2, the others as in the code; between two data: from one to the
+    other."""
+    from vae.figures import of_runs
+    from vae.training.loading import LoadedRun
+
+    torch.manual_seed(0)
+    model = vae.VAE(vae.mlp_encoder((1, 4, 4), 6), vae.mlp_decoder(3, (1, 4, 4)), vae.Bernoulli((1, 4, 4)))
+    data = vae.Data.from_arrays(torch.rand(40, 1, 4, 4).round().numpy(), test_size=20, seed=0)
+    run, seen = LoadedRun(model, None, tmp_path, "last", 0, None, None), {}
+    monkeypatch.setattr(of_runs, "in_rows", lambda rows, title, limits: seen.update(rows))
+    monkeypatch.setattr(of_runs, "_save", lambda *given: [])
+    x = data.evaluation_split("test").images()
+    of_runs.draw_traversals(run, data, data.evaluation_split("test"), 4, 2, 2.0)
+    kl = vae.evaluate_bound(model, data.evaluation_split("test"), name="test").kl_per_dimension
+    order = kl.argsort(descending=True)[:2].tolist()
+    assert list(seen) == [f"z{j + 1}, {kl[j]:.2f}" for j in order]
+    for j, images in zip(order, seen.values(), strict=True):
+        z = model.encode(x[4:5]).repeat(11, 1)
+        z[:, j] = torch.linspace(-2, 2, 11)
+        np.testing.assert_allclose(images, model.decode(z), rtol=1e-6)
+    seen.clear()
+    of_runs.draw_interpolation(run, data, [(2, 7)])
+    ends = model.reconstruct(x[[2, 7]])
+    np.testing.assert_allclose(seen["2 to 7"][[0, -1]], ends, rtol=1e-5)

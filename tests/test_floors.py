@@ -37,12 +37,12 @@ BUDGETS = {
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_872,
-    "training": 2_178,
-    "figures": 643,
+    "training": 2_181,
+    "figures": 682,
     "explorer": 237,
     "sweep": 550,
     "reproduce": 4_090,
-    "commands": 1_169,
+    "commands": 1_200,
 }
 
 

@@ -114,6 +114,37 @@ def main_tsne(argv: Sequence[str] | None = None) -> None:
     print(*draw_codes(run, data, split, args.split, args.out, **how), sep="\n")
 
 
+@command
+def main_traversals(argv: Sequence[str] | None = None) -> None:
+    """plot_traversals.py."""
+    parser = _parser(
+        "plot_traversals",
+        "Draw the decoder's means as one latent at a time changes, the latents of most KL first; and, with --between,\n"
+        "on the straight lines between the codes of two test data.",
+        "runs/d20 --count 5 --between 0 3",
+    )
+    parser.add_argument("--count", type=positive, default=10, metavar="N", help="how many latents (default: 10)")
+    parser.add_argument("--datum", type=natural, default=0, metavar="I", help="whose code the others keep (default: 0)")
+    parser.add_argument(
+        "--range", type=_positive_number, default=3.0, metavar="R", help="of each latent, from -R to R (default: 3)"
+    )
+    parser.add_argument(
+        "--between", nargs=2, type=natural, action="append", default=[], metavar=("I", "J"), help="two test data"
+    )
+    args = parser.parse_args(argv)
+
+    from vae.figures.of_runs import draw_interpolation, draw_traversals
+
+    run, data = load_with_data(args.run, args.checkpoint)
+    split = data.evaluation_split("test")
+    for index in (args.datum, *(i for pair in args.between for i in pair)):
+        if index >= len(split):
+            raise UsageError(f"plot_traversals.py: there is no test datum {index}; there are {len(split)}, from 0")
+    print(*draw_traversals(run, data, split.first(1000), args.datum, args.count, args.range, args.out), sep="\n")
+    if args.between:
+        print(*draw_interpolation(run, data, args.between, args.out), sep="\n")
+
+
 def _positive_number(text: str) -> float:
     try:
         value = float(text)

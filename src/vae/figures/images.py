@@ -41,15 +41,20 @@ def _limits(images: Array) -> Limits:
 
 def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
     """A row of originals, then one per run of the decoder's means at the posterior means; vectors as lines."""
-    rows = {"original": originals, **by_run}
-    if originals.ndim == 2:
+    return in_rows({"original": originals, **by_run}, title, limits)
+
+
+def in_rows(rows: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
+    """Rows of as many data each, under their names; vectors as lines."""
+    first = next(iter(rows.values()))
+    if first.ndim == 2:
         return _lines(rows, title)
-    columns, height, width = len(originals), *originals.shape[-2:]
+    columns, height, width = len(first), *first.shape[-2:]
     cell = min(0.8, 16 / columns)
     made = figure(1.8 + cell * columns, 0.5 + len(rows) * max(0.3, cell * height / width + 0.06), title)
     panels = made.subplots(len(rows), 1, squeeze=False).flat
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
-        _show(axes, tile(images, columns), limits or _limits(originals))
+        _show(axes, tile(images, columns), limits or _limits(first))
         axes.set_ylabel(verbatim(name), rotation=0, ha="right", va="center", fontsize=9)
     return made
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from vae.data import Data, Split
 from vae.errors import UsageError
-from vae.evaluation import evaluate_regression, posterior_codes
+from vae.evaluation import evaluate_bound, evaluate_regression, posterior_codes
 from vae.evaluation.regression import NETWORKS
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
-from vae.figures.images import labelled, manifold, reconstructions, samples
+from vae.figures.images import in_rows, labelled, manifold, reconstructions, samples
 from vae.figures.regression import calibration
 from vae.figures.style import Array, save
 from vae.models import Predictive, Regression
@@ -101,6 +101,42 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
 def draw_strangest(run: LoadedRun, x: Tensor, words: Sequence[str], title: str, out: str | None = None) -> list[Path]:
     """Data, each with its words above."""
     return _save(labelled(_array(x), words, f"{run.path.name}: {title}", run.data_range), run.path, "strangest", out)
+
+
+def draw_traversals(
+    run: LoadedRun, data: Data, split: Split, index: int, count: int, limit: float, out: str | None = None
+) -> list[Path]:
+    """The decoder's means as one latent at a time goes from -limit to limit, the others as in the code of a datum; the
+    latents of most KL on the split. UsageError if the KL is not a sum over latents."""
+    kl = evaluate_bound(run.model, split, name="test").kl_per_dimension
+    if kl is None:
+        raise UsageError(
+            f"{run.path}: its posterior couples the latents, which have no KL of their own to be ordered by"
+        )
+    code, steps = run.model.encode(data.evaluation_split("test").images()[index : index + 1]), torch.linspace(-1, 1, 11)
+    rows = {}
+    for j in kl.argsort(descending=True)[:count].tolist():
+        z = code.repeat(len(steps), 1)
+        z[:, j] = limit * steps
+        rows[f"z{j + 1}, {kl[j]:.2f}"] = _array(run.model.decode(z))
+    title = (
+        f"{run.path.name}: one latent (and its KL, nats) from {-limit:g} to {limit:g}, the others of test datum {index}"
+    )
+    return _save(in_rows(rows, title, run.data_range), run.path, "traversals", out)
+
+
+def draw_interpolation(
+    run: LoadedRun, data: Data, pairs: Sequence[tuple[int, int]], out: str | None = None
+) -> list[Path]:
+    """The decoder's means on straight lines between the codes of pairs of test data, whose places are given."""
+    x, share = data.evaluation_split("test").images(), torch.linspace(0, 1, 11)[:, None]
+    rows = {}
+    for first, last in pairs:
+        ends = run.model.encode(x[[first, last]])
+        rows[f"{first} to {last}"] = _array(run.model.decode((1 - share) * ends[:1] + share * ends[1:]))
+    return _save(
+        in_rows(rows, f"{run.path.name}: between two test data", run.data_range), run.path, "interpolation", out
+    )
 
 
 def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = None) -> list[Path]:

@@ -25,7 +25,10 @@ from vae.training.settings import Settings, read_settings
 # What a kill in the first moment may leave.
 _FIRST_FILES = {".lock", "checkpoints", "environment.json", ".environment.json.partial", ".config.yaml.partial"}
 # What a run writes, in the order in which --overwrite removes it: what says that it is a run comes last.
-FIGURES = ("curves", "reconstructions", "samples", "manifold", "manifold_quantiles", "codes", "tsne", "strangest")
+FIGURES = (
+    *("curves", "reconstructions", "samples", "manifold", "manifold_quantiles", "codes", "tsne", "strangest"),
+    *("traversals", "interpolation"),
+)
 OWN_FILES = (
     *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")),
     "evaluations/*.json",

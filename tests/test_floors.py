@@ -38,7 +38,7 @@ BUDGETS = {
     "algorithms": 428,
     "evaluation": 1_872,
     "training": 2_181,
-    "figures": 682,
+    "figures": 684,
     "explorer": 237,
     "sweep": 550,
     "reproduce": 4_090,

@@ -363,9 +363,9 @@ def test_the_fingerprint_covers_all_that_training_sees():
     assert dataclasses.replace(data, test=test).sha256() == data.sha256()  # it does not see the test split
 
 
-def test_what_may_change_on_resume_is_paths_device_length_and_when_to_look():
+def test_what_may_change_on_resume_is_paths_device_length_and_how_to_look():
     length = {"train.epochs", "train.samples", "train.evaluate_every", "train.checkpoint_seconds"}
-    assert {"data.root", "data.path", "train.device", *length} == run_state.MAY_CHANGE
+    assert {"data.root", "data.path", "train.device", "train.tensorboard", *length} == run_state.MAY_CHANGE
 
 
 def test_seconds_go_on_after_a_resume(tmp_path):

@@ -39,10 +39,10 @@ BUDGETS = {
     "evaluation": 1_872,
     "training": 2_181,
     "figures": 684,
-    "explorer": 237,
+    "explorer": 236,
     "sweep": 550,
     "reproduce": 4_090,
-    "commands": 1_200,
+    "commands": 1_198,
 }
 
 

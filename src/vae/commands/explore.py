@@ -24,15 +24,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from vae.explorer import explorer_page
-    from vae.explorer.page import check
     from vae.files import write_atomically
     from vae.training.run_directory import check_output
 
     run, data = load_with_data(args.run, args.checkpoint)
     out = Path(args.out or run.path / "explorer.html")
     check_output(out)
-    check(run.model)
-    split = data.evaluation_split(args.split, args.limit or LIMITS[data.shape[0]])
+    split = data.evaluation_split(args.split, args.limit or LIMITS.get(data.shape[0], 1000))
     page = explorer_page(run.model, split, name=run.path.resolve().name, split_name=args.split, classes=data.classes)
     write_atomically(out, page.encode())
     print(f"{out}: {len(page) / 1e6:.1f} MB, {len(split)} {args.split} data, checkpoint {run.checkpoint}")

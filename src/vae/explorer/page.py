@@ -1,6 +1,7 @@
 """The page: the networks, the codes and pictures of a split, and the program, in one file."""
 
 import base64
+import copy
 import io
 import json
 import math
@@ -29,8 +30,7 @@ def explorer_page(model: VAE, split: Split, *, name: str, split_name: str, class
     It opens from disk and asks no network for anything. UsageError if the page cannot hold the model.
     """
     check(model)
-    like, weights = model.prior.mean, Weights()
-    model = model.double().cpu()
+    weights, model = Weights(), copy.deepcopy(model).double().cpu()  # the caller's stays as it was
     codes = posterior_codes(model, split, name=split_name)
     bound = evaluate_bound(model, split, name=split_name)
     assert bound.kl_per_dimension is not None, "checked: a diagonal Gaussian"
@@ -59,7 +59,6 @@ def explorer_page(model: VAE, split: Split, *, name: str, split_name: str, class
         "sheet": _sheet(split.images()),
         "across": ACROSS,
     }
-    model.to(like)
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = (HERE / "page.html").read_text()
     for key, file in (("STYLE", "page.css"), ("RUNTIME", "runtime.js"), ("PROGRAM", "page.js")):

@@ -78,7 +78,7 @@ def begun(raw):
     """A run before its first step, with the gradient that its config asks for; the algorithm; minibatches for ever."""
     settings = read_settings(raw)
     data = vae.load_data(settings.data)
-    settings = with_likelihood(settings, data.kind)
+    settings = with_likelihood(settings, data.kind, data.shape)
     model = build_model(settings.model, data.shape, settings.train.seed)
     with really_compiled(), matmul_precision(settings.train.precision, choose_device(DEVICE)):
         run, algorithm = begin(settings, model, data, Ranks())

@@ -2,7 +2,7 @@
 
 An encoder maps (M, *data_shape) to (M, output_size), the parameters of the posterior. A decoder maps (B, J) to
 (B, *output_shape), the parameters of the likelihood. Neither ends in an activation. Any module of the same shapes can
-replace them.
+replace them. Networks of a conditional VAE take the label too, as a second argument, one-hot (M, classes).
 """
 
 import itertools
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
 
 from vae.errors import ConfigError, UsageError
@@ -62,6 +63,13 @@ def _initialise(network: nn.Module, init: str) -> None:
             INITIALISATIONS[init](layer)
 
 
+def _beside(x: Tensor, label: Tensor | None) -> Tensor:  # (M, D[, H, W]), (M, K) -> (M, D + K[, H, W])
+    """The label beside the data: as further numbers, of images as further channels."""
+    if label is None:
+        return x
+    return torch.cat([x, label.view(*label.shape, *(1 for _ in x.shape[2:])).expand(-1, -1, *x.shape[2:])], 1)
+
+
 def _hidden(layer: nn.Module, width: int, activation: str, batch_norm: bool) -> list[nn.Module]:
     """One hidden layer: the layer, batch normalisation if asked for, the activation."""
     norm = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
@@ -85,6 +93,7 @@ class MLPEncoder(nn.Module):
         self,
         data_shape: tuple[int, ...],
         output_size: int,
+        classes: int = 0,
         *,
         hidden: tuple[Count, ...] = (512, 256),
         activation: Activation = "relu",
@@ -93,15 +102,15 @@ class MLPEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden, self.activation, self.batch_norm, self.init = tuple(hidden), activation, batch_norm, init
-        sizes = (math.prod(data_shape), *hidden)
+        sizes = (math.prod(data_shape) + classes, *hidden)
         self.layers = nn.Sequential(
             nn.Flatten(), *_dense(sizes, activation, batch_norm), nn.Linear(sizes[-1], output_size)
         )
         _initialise(self, init)
 
-    def forward(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (M, output_size)
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:  # (M, *data_shape) -> (M, output_size)
         """The parameters of the posterior."""
-        return self.layers(x)
+        return self.layers(x if label is None else _beside(x.flatten(1), label))
 
 
 @validated
@@ -112,6 +121,7 @@ class MLPDecoder(nn.Module):
         self,
         latent_dim: int,
         output_shape: tuple[int, ...],
+        classes: int = 0,
         *,
         hidden: tuple[Count, ...] = (256, 512),
         activation: Activation = "relu",
@@ -120,7 +130,7 @@ class MLPDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden, self.activation, self.batch_norm, self.init = tuple(hidden), activation, batch_norm, init
-        sizes = (latent_dim, *hidden)
+        sizes = (latent_dim + classes, *hidden)
         self.layers = nn.Sequential(
             *_dense(sizes, activation, batch_norm),
             nn.Linear(sizes[-1], math.prod(output_shape)),
@@ -128,9 +138,9 @@ class MLPDecoder(nn.Module):
         )
         _initialise(self, init)
 
-    def forward(self, z: Tensor) -> Tensor:  # (B, J) -> (B, *output_shape)
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:  # (B, J) -> (B, *output_shape)
         """The parameters of the likelihood."""
-        return self.layers(z)
+        return self.layers(_beside(z, label))
 
 
 def _conv_sizes(shape: tuple[int, ...], layers: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int]]:
@@ -156,6 +166,7 @@ class ConvEncoder(nn.Module):
         self,
         data_shape: tuple[int, ...],
         output_size: int,
+        classes: int = 0,
         *,
         channels: tuple[Count, ...] = (32, 64, 128),
         hidden: tuple[Count, ...] = (),
@@ -171,7 +182,7 @@ class ConvEncoder(nn.Module):
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.activation, self.batch_norm, self.init = activation, batch_norm, init
         height, width = _conv_sizes(data_shape, len(channels), kernel, stride, padding)[-1]
-        counts = (data_shape[0], *channels)
+        counts = (data_shape[0] + classes, *channels)
         convolutions = [
             module
             for few, many in itertools.pairwise(counts)
@@ -186,9 +197,9 @@ class ConvEncoder(nn.Module):
         )
         _initialise(self, init)
 
-    def forward(self, x: Tensor) -> Tensor:  # (M, C, H, W) -> (M, output_size)
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:  # (M, C, H, W) -> (M, output_size)
         """The parameters of the posterior."""
-        return self.layers(x)
+        return self.layers(_beside(x, label))
 
 
 @validated
@@ -199,6 +210,7 @@ class ConvDecoder(nn.Module):
         self,
         latent_dim: int,
         output_shape: tuple[int, ...],
+        classes: int = 0,
         *,
         channels: tuple[Count, ...] = (128, 64, 32),
         hidden: tuple[Count, ...] = (),
@@ -225,18 +237,18 @@ class ConvDecoder(nn.Module):
             conv = nn.ConvTranspose2d(few, many, kernel, stride, padding, output_padding=dropped)  # type: ignore[arg-type]
             last = layer == len(channels) - 1
             upward += [conv] if last else _hidden(conv, many, activation, batch_norm)
-        dense = (latent_dim, *hidden, channels[0] * math.prod(sizes[0]))
+        dense = (latent_dim + classes, *hidden, channels[0] * math.prod(sizes[0]))
         self.layers = nn.Sequential(
             *_dense(dense, activation, batch_norm), nn.Unflatten(1, (channels[0], *sizes[0])), *upward
         )
         _initialise(self, init)
 
-    def forward(self, z: Tensor) -> Tensor:  # (B, J) -> (B, C, H, W)
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:  # (B, J) -> (B, C, H, W)
         """The parameters of the likelihood."""
-        return self.layers(z)
+        return self.layers(_beside(z, label))
 
 
-def user_network(given: Any, wanted: Any, *, of: str) -> nn.Module:
+def user_network(given: Any, wanted: Any, classes: int = 0, *, of: str) -> nn.Module:
     """Your own nn.Module; from Python only: vae.VAE(encoder=..., decoder=..., likelihood=...)."""
     raise UsageError(
         f"a network of this run is the user's own module, {of}; open it from Python with that module: "

@@ -63,8 +63,8 @@ class AEVB:
         """
         images = batch.x if self.expand is None else self.expand(batch.x)
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            given = Batch(images, batch.y) if model.supervised else images
-            estimate, memory = self.objective(model, given, noise, memory, step)
+            labelled, given = model.on(Batch(images, batch.y))
+            estimate, memory = self.objective(labelled, given, noise, memory, step)
         total = estimate.surrogate.sum()
         values = {"elbo": estimate.elbo, **estimate.terms}
         if estimate.objective is not None:  # it is not the ELBO

@@ -53,10 +53,10 @@ class MCEM(AEVB):
 
     def _draws(self, state: State, batch: Batch, noise: Draws) -> Tensor:  # (1, M, J)
         """A state of the chain of each datum, after one trajectory; the memory holds it, and the tuned step size."""
-        model: Any = state.model
         memory, rows = state.memory, batch.rows
         assert rows is not None, "check refuses a DataLoader, whose data have no chains"
-        x = batch.x if self.expand is None else self.expand(batch.x)
+        model: Any
+        model, x = state.model.on(Batch(batch.x if self.expand is None else self.expand(batch.x), batch.y))
         z = memory["z"][rows][None] if self.persistent else model.prior.mean.detach().repeat(1, len(x), 1)
         target, ones = hmc.target(lambda z: model.log_joint(x, z)), torch.ones_like(z[0])
         step_size = memory["log_step_size"].exp() * ones[:, 0]

@@ -169,6 +169,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "which checkpoint (default: best if there is one, else last)",
     },
     "--split": {"choices": ("test", "validation", "train"), "default": "test", "help": "which data (default: test)"},
+    "--label": {"type": natural, "metavar": "Y", "help": "of a conditional model: the label that x is given"},
     "--limit": {"type": positive, "metavar": "N", "help": "only the first N data"},
 }
 
@@ -198,10 +199,28 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def load_on_device(path: str | Path, checkpoint: str | None, *, any_model: bool = False) -> LoadedRun:
+def write_table(path: str, columns: dict[str, Any]) -> None:
+    """Write columns of numbers or words, each (N,), to a .csv file under their names, whole or not at all."""
+    import csv
+    import io
+
+    from vae.training.run_directory import check_output
+
+    check_output(Path(path))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*(list(column) for column in columns.values()), strict=True):
+        writer.writerow([f"{value:.10g}" if isinstance(value, float) else value for value in row])
+    write_atomically(Path(path), buffer.getvalue().encode())
+
+
+def load_on_device(
+    path: str | Path, checkpoint: str | None, *, label: int | None = None, any_model: bool = False
+) -> LoadedRun:
     """A run, its model on the CPU if its settings name the CPU, else on CUDA if there is a GPU.
 
-    UsageError if its model is no VAE, unless `any_model`.
+    A conditional model is given the label, if there is one. UsageError if its model is no VAE, unless `any_model`.
     """
     from vae.models import VAE
     from vae.training.build import choose_device
@@ -211,6 +230,8 @@ def load_on_device(path: str | Path, checkpoint: str | None, *, any_model: bool 
     if not any_model and not isinstance(run.model, VAE):
         raise UsageError(f"{path}: is a run of a regression, which has no latents; use evaluate.py or plot_curves.py")
     run.model.to(choose_device("cpu" if run.settings.train.device == "cpu" else "auto"))
+    if label is not None:
+        run.model = run.model.given(label)
     return run
 
 

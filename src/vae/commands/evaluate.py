@@ -16,7 +16,9 @@ from vae.errors import UsageError
 from vae.files import UNSAFE
 
 if TYPE_CHECKING:
-    from vae.data import Split
+    from torch import Tensor
+
+    from vae.data import Data, Split
     from vae.evaluation.report import Questions
     from vae.training.loading import LoadedRun
 
@@ -81,24 +83,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run."""
     args = _parser().parse_args(argv)
 
-    from vae.evaluation.report import report, table, write_evaluation
+    from vae.evaluation.report import ANSWERS, report, table, write_evaluation
     from vae.models import VAE
     from vae.training.checks import check_support
 
     questions = _questions(args)
     if args.save and not Path(args.save).absolute().parent.is_dir():
         raise UsageError(f"{args.save}: its folder does not exist")
-    run, split, train = _load(args)
+    run, data, split = _load(args)
+    train = data.evaluation_split("train") if args.representation and data is not None else None
     name = args.split if args.data is None else "data"
     if isinstance(run.model, VAE):
         check_support(split, args.data or name, run.model)
     record, values = report(run.model, split, questions, name=name, train=train, origin=origin(run), verbose=True)
     if args.data is not None:
         record["data"] = args.data
+    elif (
+        data is not None
+        and isinstance(run.model, VAE)
+        and not any(getattr(questions, question) for question in ANSWERS)
+    ):
+        record["remarks"] = _remarks(run, data, values["elbo"], record, args)
     if args.save:
         write_npz(args.save, {key: column.numpy() for key, column in values.items()})
     print(json.dumps(record, allow_nan=False) if args.json else table(record))
     write_evaluation(run.path, record, _name(args))
+
+
+def _remarks(run: LoadedRun, data: Data | None, elbo: Tensor, record: dict[str, Any], args: Any) -> list[str]:
+    """What the numbers of a split mean, in sentences."""
+    from vae.evaluation import evaluate_bound
+    from vae.evaluation.remarks import on_collapse, on_fit
+    from vae.training.run_directory import history
+
+    found = list(on_collapse(record["kl_per_dimension"] or ()))
+    if data is None or args.split == "train":
+        return found
+    seen = evaluate_bound(run.model, data.evaluation_split("train", len(elbo)), name="train", seed=args.seed).elbo
+    return [*found, *on_fit(elbo, seen, args.split, history(run.path))]
 
 
 def _questions(args: Any) -> Questions:
@@ -124,20 +146,19 @@ def _questions(args: Any) -> Questions:
     return questions
 
 
-def _load(args: Any) -> tuple[LoadedRun, Split, Split | None]:
-    """The run, the data to evaluate it on, and the training split if there is a question about it."""
+def _load(args: Any) -> tuple[LoadedRun, Data | None, Split]:
+    """The run, the data that it was trained on (unless others are given), and what to evaluate it on."""
     if args.data is None:
         run, data = load_with_data(args.run, args.checkpoint, any_model=True)
         limit = None if args.representation else args.limit  # which limits the labels
-        train = data.evaluation_split("train") if args.representation else None
-        return run, data.evaluation_split(args.split, limit), train
+        return run, data, data.evaluation_split(args.split, limit)
     from vae.data import kind_of, read_user_split
 
     run = load_on_device(args.run, args.checkpoint, any_model=True)
     split = read_user_split(args.data, run.model.data_shape, run.settings.data, run.data_range)
     on = "[{:.4g}, {:.4g}]".format(*split.range)
     print(f"{args.data}: {len(split)} data of shape {run.model.data_shape}, {kind_of(split)} on {on}", file=sys.stderr)
-    return run, split, None
+    return run, None, split
 
 
 def _name(args: Any) -> str:

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "any size of batch, and compare what they give with the model. They say what they take and give.",
         "runs/digits_d2 --format onnx",
     )
-    add(parser, "run", "--checkpoint")
+    add(parser, "run", "--checkpoint", "--label")
     parser.add_argument(
         "--format", required=True, choices=("onnx", "torch"), help="onnx, or the .pt2 files of torch.export"
     )
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from vae.export import export
     from vae.training.run_directory import check_output
 
-    run = load_on_device(args.run, args.checkpoint)
+    run = load_on_device(args.run, args.checkpoint, label=args.label)
     out = Path(args.out or run.path / "export")
     check_output(out / "encoder")
     out.mkdir(parents=True, exist_ok=True)

@@ -61,14 +61,35 @@ def main_reconstructions(argv: Sequence[str] | None = None) -> None:
 @command
 def main_samples(argv: Sequence[str] | None = None) -> None:
     """plot_samples.py."""
-    parser = _parser("plot_samples", "Draw the decoder's means at draws of z from the prior.", "runs/digits_d2")
+    parser = _parser(
+        "plot_samples",
+        "Draw the decoder's means at draws of z from the prior; with --prior aggregate also at draws from a mixture\n"
+        "of Gaussians fitted to the codes, with a verdict on how far these are from the prior.",
+        "runs/digits_d2",
+    )
+    parser.add_argument(
+        "--prior", choices=("standard", "aggregate"), default="standard", help="standard, or both beside each other"
+    )
+    add(parser, "--label")
     parser.add_argument("--count", type=positive, default=100, metavar="N", help="how many draws (default: 100)")
     parser.add_argument("--seed", type=natural, default=0, help="of the draws (default: 0)")
     args = parser.parse_args(argv)
 
-    from vae.figures.of_runs import draw_samples
+    from vae.figures.of_runs import draw_samples, draw_samples_beside
 
-    print(*draw_samples(load_on_device(args.run, args.checkpoint), args.count, args.seed, args.out), sep="\n")
+    if args.prior == "standard":
+        run = load_on_device(args.run, args.checkpoint, label=args.label)
+        print(*draw_samples(run, args.count, args.seed, args.out), sep="\n")
+        return
+    from vae.evaluation.aggregate import aggregate_posterior
+
+    run, data = load_with_data(args.run, args.checkpoint)
+    held_out = data.evaluation_split("test" if data.validation is None else "validation")
+    found = aggregate_posterior(run.model, data.evaluation_split("train"), held_out)
+    if args.label is not None:
+        run.model = run.model.given(args.label)
+    print(found.verdict)
+    print(*draw_samples_beside(run, found, args.count, args.seed, args.out), sep="\n")
 
 
 @command
@@ -79,6 +100,7 @@ def main_manifold(argv: Sequence[str] | None = None) -> None:
         "Draw the decoder's means over the plane of two latents, on equally spaced z and on quantiles of the prior.",
         "runs/digits_d2 --range 3",
     )
+    add(parser, "--label")
     parser.add_argument("--count", type=positive, default=20, metavar="N", help="images per side (default: 20)")
     parser.add_argument(
         "--range", type=_positive_number, default=4.0, metavar="R", help="of each latent, from -R to R (default: 4)"
@@ -87,7 +109,8 @@ def main_manifold(argv: Sequence[str] | None = None) -> None:
 
     from vae.figures.of_runs import draw_manifold
 
-    print(*draw_manifold(load_on_device(args.run, args.checkpoint), args.count, args.range, args.out), sep="\n")
+    run = load_on_device(args.run, args.checkpoint, label=args.label)
+    print(*draw_manifold(run, args.count, args.range, args.out), sep="\n")
 
 
 @command

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.commands.base import Parser, add, command, load_with_data, positive
+from vae.commands.base import Parser, add, command, load_with_data, positive, write_table
 from vae.errors import UsageError
-from vae.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("score.py: --data replaces the split; leave --split out")
 
     from vae.data import read_user_split
-    from vae.evaluation.outliers import p_values, scores
+    from vae.evaluation.outliers import least_likely, p_values, scores
     from vae.training.checks import check_support
     from vae.training.run_directory import check_output
 
@@ -59,16 +58,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = scores(run.model, split, name=name, num_samples=args.num_samples)
     held = scores(run.model, data.evaluation_split("validation"), name="validation", num_samples=args.num_samples)
     values["p_value"] = p_values(values.pop("score"), held["score"])
+    words = [data.columns[i] for i in least_likely(run.model, split).tolist()] if data.columns else []
     order = values[by := "log_p_x" if args.num_samples else "elbo"].argsort()[:SHOWN]
     if args.out is not None:
-        write_atomically(Path(args.out), _csv(values, split.index).encode())
+        columns = {"index": split.index.tolist(), **{key: column.tolist() for key, column in values.items()}}
+        write_table(args.out, columns | ({"least_likely": words} if data.columns else {}))
     if args.json:
         rows = [{"index": int(split.index[i]), **{key: v[i].item() for key, v in values.items()}} for i in order]
+        for i, row in zip(order, rows, strict=True):
+            row |= {"least_likely": words[i]} if words else {}
         below = {f"{level:g}": (values["p_value"] <= level).double().mean().item() for level in (0.01, 0.05, 0.1)}
         record = {"n": len(split), "validation": len(held["score"]), "density": run.model.is_density}
         print(json.dumps({**record, "share_with_p_value_at_most": below, "strangest": rows}, allow_nan=False))
         return
-    print(_table(values, split.index, order, args.data or f"the {name} split", len(held["score"])))
+    print(_table(values, split.index, order, args.data or f"the {name} split", len(held["score"]), words))
     if not run.model.is_density:
         from vae.text import NOT_A_DENSITY
 
@@ -76,24 +79,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.no_figures:
         from vae.figures.of_runs import draw_strangest
 
-        words = [f"{int(split.index[i])}: p {values['p_value'][i]:.3g}" for i in order]
-        print(*draw_strangest(run, split.images()[order], words, f"The strangest of {len(split)} by {by}"), sep="\n")
+        above = [f"{int(split.index[i])}: p {values['p_value'][i]:.3g}" for i in order]
+        print(*draw_strangest(run, split.images()[order], above, f"The strangest of {len(split)} by {by}"), sep="\n")
 
 
-def _csv(values: dict[str, Tensor], index: Tensor) -> str:
-    """A row for each datum under its column names."""
-    lines = [",".join(("index", *values))]
-    rows = zip(index.tolist(), *(column.tolist() for column in values.values()), strict=True)
-    return "\n".join([*lines, *(",".join(f"{value:.10g}" for value in row) for row in rows)]) + "\n"
-
-
-def _table(values: dict[str, Tensor], index: Tensor, order: Any, source: str, held: int) -> str:
-    """The strangest data, and how many there are of small p-values."""
+def _table(values: dict[str, Tensor], index: Tensor, order: Any, source: str, held: int, words: Sequence[str]) -> str:
+    """The strangest data, each with its least likely column if they are rows of a table, and how many small p-values
+    there are."""
     p = values["p_value"]
     shares = ", ".join(f"{(p <= level).double().mean():.1%} at most {level:g}" for level in (0.01, 0.05, 0.1))
     lines = [f"{source}, n = {len(p)}; p-values by {held} validation data: {shares}"]
     names = {"log_p_x": "log p(x)", "elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "p_value": "p-value"}
     keys = [key for key in names if key in values]
-    lines.append(f"{'index':>8}" + "".join(f"{names[key]:>13}" for key in keys))
-    lines += [f"{int(index[i]):>8}" + "".join(f"{values[key][i]:>13.4g}" for key in keys) for i in order]
+    lines.append(f"{'index':>8}" + "".join(f"{names[key]:>13}" for key in keys) + ("   least likely" if words else ""))
+    for i in order:
+        row = f"{int(index[i]):>8}" + "".join(f"{values[key][i]:>13.4g}" for key in keys)
+        lines.append(row + (f"   {words[i]}" if words else ""))
     return "\n".join(lines)

@@ -35,7 +35,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--list", action="store_true", help="list every setting and every part, with options and defaults"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only print the resolved config and the parameter count")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only print the resolved config, and what is to be said of the data",
+    )
     return parser
 
 
@@ -73,27 +77,31 @@ def _settings(args: Any) -> tuple[Any, Path]:
 
 def _dry_run(args: Any) -> None:
     from vae.config import dump, plain
-    from vae.data import load_data
+    from vae.data import DATASETS, load_data
+    from vae.errors import DataError
     from vae.likelihoods.advice import check_kind
-    from vae.schema import Part
-    from vae.training.build import build_for, build_model, resolve
-    from vae.training.checks import check, check_parts
+    from vae.training.build import build_for, build_model, resolve, with_likelihood
+    from vae.training.checks import check_parts
+    from vae.training.doctor import diagnosis
 
     settings = _settings(args)[0]
-    model: Any
-    if isinstance(settings.model, Part):
+    try:
         data = load_data(settings.data)
-        model = build_for(settings, data)
-        check(settings, data, model)
-    else:
+    except DataError as error:
+        if DATASETS[settings.data.name].shape is None:
+            raise
         settings, shape, kind = resolve(settings)
         model = build_model(settings.model, shape, settings.train.seed)
         check_parts(settings, model)
-        unbounded = (float("-inf"), float("inf"))
-        check_kind(model.likelihood_head, kind, unbounded if kind == "real" else (0, 1), settings.data.name)
+        check_kind(model.likelihood_head, kind, (0, 1), settings.data.name)
+        count = sum(p.numel() for p in model.parameters())
+        found = [f"{count:,} parameters", f"the data were not looked at: {error}"]
+    else:
+        settings = with_likelihood(settings, data.kind, data.shape, data.doubt)
+        found = list(diagnosis(settings, data, build_for(settings, data)))
     print(dump(plain(settings)), end="")
-    count = sum(p.numel() for p in model.parameters())
-    print(f"# {count:,} parameters")
+    for sentence in found:
+        print(f"# {sentence}")
 
 
 def test_curve(model: VAE, data: Data) -> list[dict[str, Any]]:

@@ -86,9 +86,15 @@ class Loader:
     expand = None  # a loader gives images
 
     def __init__(
-        self, loader: Any, shape: tuple[int, ...], support: str, device: torch.device, dtype: torch.dtype
+        self,
+        loader: Any,
+        shape: tuple[int, ...],
+        support: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        classes: int = 0,
     ) -> None:
-        self.support = support
+        self.support, self.classes = support, classes
         self.loader, self.shape, self.device, self.dtype = loader, shape, device, dtype
         own = getattr(loader, "batch_sampler", None)  # None if the data set gives whole minibatches
         try:
@@ -122,11 +128,18 @@ class Loader:
             if self.needs_two and len(images) == 1:
                 raise UsageError(SINGLE.format("a minibatch of the DataLoader"))
             y = more[0].to(self.device) if more and isinstance(more[0], Tensor) else None
+            if self.classes and (y is None or y.ndim != 1 or not bool(((y >= 0) & (y < self.classes)).all())):
+                raise UsageError(
+                    "a conditional model needs a DataLoader that gives (images, labels), labels (M,) from 0 to "
+                    f"{self.classes - 1}"
+                )
             yield Batch(images.to(self.device, self.dtype).reshape(len(images), *self.shape), y)
 
     def example(self, streams: Streams) -> Batch:
         """A stand-in for a minibatch, on [0, 1]: taking one from the loader would change its order."""
-        return Batch(streams.draw({"x": Noise("uniform", (self.batch_size or 2, *self.shape))}, self.dtype)["x"])
+        size = self.batch_size or 2
+        x = streams.draw({"x": Noise("uniform", (size, *self.shape))}, self.dtype)["x"]
+        return Batch(x, torch.zeros(size, dtype=torch.long, device=self.device) if self.classes else None)
 
     def state(self) -> dict[str, Tensor]:
         """The state of the loader's generator, if it has one of its own."""

@@ -37,6 +37,7 @@ class Raw(NamedTuple):
     classes: tuple[str, ...] = ()  # if the files name them
     validation: Arrays | None = None  # if the files have their own
     doubt: Doubt | None = None  # about what the values are
+    columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
     gap: int = 0  # how many data are left out between training and validation, as neighbours are alike
 
 
@@ -190,24 +191,28 @@ def _csv(
     root: Path, seed: int, *, path: str, target: tuple[str, ...] | str | None = None, test_size: Count | None = None
 ) -> Raw:
     """Your own table: a first line of column names, then rows of numbers; `target` names what a regression predicts."""
-    x, y = read_table(as_path(path, "data.path"), target)
-    return _seeded_split(x, y, test_size, seed)
+    x, y, columns = read_table(as_path(path, "data.path"), target)
+    return _seeded_split(x, y, test_size, seed)._replace(columns=columns)
 
 
-def read_table(path: Path, target: tuple[str, ...] | str | None) -> tuple[Any, Any | None]:
-    """Inputs (N, D) and targets (N, T), if any are named, of a csv file. DataError if there are no such columns."""
+def read_table(path: Path, target: tuple[str, ...] | str | None) -> tuple[Any, Any | None, tuple[str, ...]]:
+    """Inputs (N, D) and targets (N, T), if any are named, of a csv file, and the names of the inputs' columns.
+
+    DataError if there are no such columns.
+    """
     columns = files.read_csv(path)
     targets = [target] if isinstance(target, str) else list(target or ())
     for name in targets:
         if name not in columns:
             raise DataError(f"data.target: {path} has no column {name}{did_you_mean(name, columns)}")
-    inputs = [column for name, column in columns.items() if name not in targets]
+    names = tuple(name for name in columns if name not in targets)
+    inputs = [columns[name] for name in names]
     if not inputs:
         raise DataError(
             f"data.target: {path} has no other column than the target, so there is nothing to predict it from"
         )
     x, _ = checked(np.stack(inputs, 1), str(path))
-    return x, np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None
+    return x, np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None, names
 
 
 def _li(

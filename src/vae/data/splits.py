@@ -84,6 +84,11 @@ class Split:
         """y, if they are labels."""
         return None if self.y is None or self.y.is_floating_point() else self.y
 
+    def label_shares(self, classes: int) -> Tensor:  # (classes,)
+        """The share of each label, 0, 1, ..., in the data."""
+        assert self.labels is not None, "checked"
+        return torch.bincount(self.labels, minlength=classes) / len(self)
+
     @property
     def values(self) -> Tensor:
         """The values that occur, float64; those of bytes once each."""
@@ -117,6 +122,7 @@ class Data:
     validation: Split | None = None
     classes: tuple[str, ...] = ()
     doubt: Doubt | None = None  # about what the values are
+    columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
 
     @classmethod
     def from_arrays(
@@ -156,6 +162,12 @@ class Data:
         return 0 if self.train.y is None else self.train.y[:1].numel()
 
     @property
+    def num_labels(self) -> int:
+        """One more than the largest label of the training data; 0 if they have none."""
+        labels = self.train.labels
+        return 0 if labels is None or labels.min() < 0 else int(labels.max()) + 1
+
+    @property
     def source(self) -> str:
         """Where the data are from, in words: a path, or the name of the data set."""
         return str((self.settings.options or {}).get("path", self.name))
@@ -168,7 +180,7 @@ class Data:
         return f"{what}: {sizes} ({self.rule})"
 
     def tell(self) -> None:
-        """Warn of training data that are all the same, and of real vectors with rows far out or a large scale."""
+        """Warn of training data that are all the same, and of real vectors with rows far out."""
         x, index = self.train.x, self.train.index
         if len(x) > 1 and bool((x[1:] == x[:1]).all()):
             tell(f"{self.source}: all training data are the same; there is nothing to learn")
@@ -178,12 +190,6 @@ class Data:
             tell(
                 f"{self.source}: rows far out, beyond 20 interquartile ranges of a column: {names_of(rows.tolist(), 5)}"
                 "; if they are right, consider a log or quantile transform, or clipping, before a Gaussian likelihood"
-            )
-        elif (std := x.std(0)).max() > 100:
-            tell(
-                f"{self.source}: column {int(std.argmax())} has a standard deviation of {std.max():.3g}, and a "
-                "Gaussian likelihood begins with 1; standardise the columns, (x - x.mean(0)) / x.std(0), to train in "
-                "few epochs"
             )
 
     def sha256(self) -> str:
@@ -265,8 +271,8 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
         validation = _fixed(_as_split(raw.validation, settings), "validation", settings)
     test = _fixed(test, "test", settings)
     kind: Kind = "levels" if settings.pixels == "levels" else kind_of(*filter(None, (train, validation, test)))
-    classes = raw.classes or DATASETS[settings.name].classes
-    return Data(settings, tuple(train.x.shape[1:]), kind, raw.rule, train, test, validation, classes, raw.doubt)
+    classes, shape = raw.classes or DATASETS[settings.name].classes, tuple(train.x.shape[1:])
+    return Data(settings, shape, kind, raw.rule, train, test, validation, classes, raw.doubt, raw.columns)
 
 
 def _range(*splits: Split) -> tuple[float, float]:
@@ -299,15 +305,20 @@ def read_user_split(
 ) -> Split:
     """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
-    A .csv file has the columns of the one that the model was trained on, in that order.
+    A .csv file has the columns of the one that the model was trained on, in any order if that file is there.
 
     A warning tells if they lie on another range than the values that the model was `trained` on. DataError if a datum
     has another shape, or a byte is above the scale.
     """
     if settings.name == "csv" and Path(path).suffix == ".csv":
-        x, y = read_table(Path(path), settings.options.get("target"))
+        x, y, names = read_table(Path(path), settings.options.get("target"))
         if x.shape[1:] != shape:
             raise DataError(f"{path}: has {x.shape[1]} columns beside the target, and the model is of {shape[0]}")
+        if Path(trained_on := settings.options["path"]).exists():  # in the order of that file
+            wanted = read_table(Path(trained_on), settings.options.get("target"))[2]
+            if missing := [name for name in wanted if name not in names]:
+                raise DataError(f"{path}: has no column {missing[0]}, which {trained_on} has")
+            x = x[:, [names.index(name) for name in wanted]]
         return _as_split(Arrays(x, y), settings)
     arrays, others = files.read_npz(Path(path), ("x_test", "y_test", "x", "y"))
     name = next((n for n in ("x_test", "x") if n in arrays), None)

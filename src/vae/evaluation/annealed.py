@@ -230,6 +230,7 @@ def simulated(model: VAE, count: int, seed: int) -> tuple[Split, Tensor]:  # -> 
     noise = DatumNoise(seed, "simulated", index, model.prior.mean)
     with evaluating(model):
         z = model.prior.transform(noise("codes", model.prior.noise, 1))  # (1, N, J)
-        pixels = model.likelihood(z)
+        y = model.drawn_labels(count, seed) if model.classes else None
+        pixels = model.with_labels(y).likelihood(z)
         x = pixels.transform(noise("pixels", Noise(pixels.noise.kind, model.data_shape), 1))[0]
-    return Split(x.cpu(), None, index), z[0].cpu()
+    return Split(x.cpu(), y, index), z[0].cpu()

@@ -35,12 +35,16 @@ class DatumNoise:
         return values.to(self.like).transpose(0, 1)
 
 
-def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (M, *data_shape) on the model's device and in its dtype, and their indices, in order."""
+def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[VAE, Tensor, Tensor]]:
+    """The model (with their labels, if it is conditional), images (M, *data_shape) on its device and in its dtype, and
+    their indices, in order."""
     like = model.prior.mean
     for start in range(0, len(split), size):
         rows = slice(start, start + size)
-        yield split.images(rows, like.dtype, like.device), split.index[rows]
+        given = model.at(rows)
+        if model.label is None and model.classes:
+            given = model.with_labels(None if split.labels is None else split.labels[rows].to(like.device))
+        yield given, split.images(rows, like.dtype, like.device), split.index[rows]
 
 
 def rows_at_once(model: VAE) -> int:

@@ -46,11 +46,11 @@ def evaluate_bound(
     """
     parts = []
     with evaluating(model):
-        for x, index in minibatches(model, split, batch_size):
+        for given, x, index in minibatches(model, split, batch_size):
             noise = DatumNoise(seed, name, index, x)("", model.noise, num_samples)  # (L, M, J)
-            q = model.posterior(x)
+            q = given.posterior(x)
             exact = has_exact_kl(q, model.prior)
-            log_p_x_given_z, kl = model.bound_terms(q, x, noise)
+            log_p_x_given_z, kl = given.bound_terms(q, x, noise)
             parts.append([column.double().cpu() for column in (log_p_x_given_z.mean(0), kl, q.mean)])
     reconstruction, kls, means = map(torch.cat, zip(*parts, strict=True))  # (N,), (N, J) or (N,), (N, J)
     total = sum_from(kls, 1)
@@ -76,8 +76,8 @@ def posterior_codes(
     """The posterior means of a split, or one sample of each posterior if `sampled`."""
     codes = []
     with evaluating(model):
-        for x, index in minibatches(model, split, batch_size):
-            q = model.posterior(x)
+        for given, x, index in minibatches(model, split, batch_size):
+            q = given.posterior(x)
             z = q.transform(DatumNoise(0, name, index, x)("", model.noise, 1))[0] if sampled else q.mean
             codes.append(z.cpu())
     return torch.cat(codes)

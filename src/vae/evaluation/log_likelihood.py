@@ -93,9 +93,9 @@ def measure(
     )
     with bar, evaluating(model), torch.autocast(model.prior.mean.device.type, enabled=False):
         chosen = copy.deepcopy(model).double() if estimator.double_precision else model
-        for x, index in minibatches(model, data, size):
+        for given, x, index in minibatches(chosen, data, size):
             done, noise = bar.n, DatumNoise(seed, name, index, x)
-            columns = estimator(chosen, x, noise, lambda share, x=x: bar.update(share * len(x)))
+            columns = estimator(given, x, noise, lambda share, x=x: bar.update(share * len(x)))
             bad = ~torch.isfinite(columns["log_p_x"] + columns.get("upper", 0.0))
             if bad.any():
                 raise TrainingFailed(f"log p(x) of datum {int(index[int(bad.int().argmax())])} of {name} is not finite")

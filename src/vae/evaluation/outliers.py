@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from vae.data import Split
+from vae.evaluation.base import minibatches
 from vae.evaluation.bound import evaluate_bound
 from vae.evaluation.importance import ImportanceSampling
 from vae.evaluation.log_likelihood import measure
-from vae.models import VAE
+from vae.models import VAE, evaluating
 
 ROUNDING = 1e-9  # relative: by this a score may depend on the data that are evaluated beside it
 
@@ -24,6 +25,16 @@ def scores(model: VAE, split: Split, *, name: str, num_samples: int | None = Non
         columns = measure(model, split, ImportanceSampling(num_samples=num_samples), name=name, seed=seed, verbose=True)
         found["score"] = found["log_p_x"] = columns["log_p_x"]
     return found
+
+
+def least_likely(model: VAE, split: Split) -> Tensor:  # (N,)
+    """The element of each datum with the smallest log p(x_d|z) at the posterior mean."""
+    found = []
+    with evaluating(model):
+        for given, x, _ in minibatches(model, split, 1000):
+            each = given.likelihood(given.posterior(x).mean[None]).log_prob(x)[0]
+            found.append(each.flatten(1).argmin(1).cpu())
+    return torch.cat(found)
 
 
 def p_values(scores: Tensor, held_out: Tensor) -> Tensor:  # (N,), (n,) -> (N,)

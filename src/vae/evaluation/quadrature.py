@@ -141,9 +141,9 @@ class Quadrature:
 
     def _of_all(self, model: VAE, x: Tensor, z: Tensor) -> Tensor:  # z (B, 2^J, J) -> (B, 2^J, M)
         """log p(x, z) of every datum at every point."""
-        points = z.view(-1, 1, z.shape[-1])
+        points = z.view(-1, 1, z.shape[-1]).expand(-1, len(x) if model.classes else 1, -1)
         log_p_z = sum_from(model.prior.log_prob(points), 2)  # (L, 1)
-        parts, as_product = [], hasattr(model.likelihood(points[:1]), "log_prob_of_all")
+        parts, as_product = [], hasattr(model.likelihood(points[:1]), "log_prob_of_all") and not model.classes
         size = rows_at_once(model)
         for rows in points.split(size):
             if as_product:
@@ -159,7 +159,9 @@ class Quadrature:
         z, datum = level.z.view(1, -1, latent_dim), level.datum.repeat_interleave(corners)
         size = rows_at_once(model)
         pairs = zip(z.split(size, 1), datum.split(size), strict=True)
-        return torch.cat([model.log_joint(x[places], rows)[0] for rows, places in pairs]).view(blocks, corners)
+        return torch.cat([model.at(places).log_joint(x[places], rows)[0] for rows, places in pairs]).view(
+            blocks, corners
+        )
 
     def _refined(self, level: Level, log_f: Tensor, settled: Tensor) -> tuple[Level, Tensor]:
         """Half the spacing where the integrand may matter, which is where a value, plus how much it varies among its

@@ -141,6 +141,7 @@ def table(record: Record) -> str:
         lines += lines_of(record[key]) if key in record else []
     if record["active_units"] is not None:
         lines.append(f"active units: {record['active_units']} of {record['latent_dim']}")
+    lines += record.get("remarks", [])
     return "\n".join(lines if record["density"] else [*lines, NOT_A_DENSITY])
 
 

@@ -153,8 +153,8 @@ def posterior_moments(model: VAE, split: Split) -> tuple[Tensor, Tensor]:  # -> 
     """Means of q(z|x) of each datum, and its variances (of independent elements) or covariances, float64."""
     parts = []
     with evaluating(model):
-        for x, _ in minibatches(model, split, 1000):
-            q: Any = model.posterior(x)
+        for given, x, _ in minibatches(model, split, 1000):
+            q: Any = given.posterior(x)
             spread = q.covariance if hasattr(q, "covariance") else q.variance.expand_as(q.mean)
             parts.append([column.double().cpu() for column in (q.mean, spread)])
     means, spreads = map(torch.cat, zip(*parts, strict=True))
@@ -185,6 +185,8 @@ def evaluate_representation(
     unknown = next((row for row in rows if row not in REPRESENTATIONS), None)
     if unknown is not None:
         raise UsageError(f"rows: there is no {unknown!r}; there are {', '.join(REPRESENTATIONS)}")
+    if model.classes:
+        raise UsageError("the codes of a model that is given the labels are no test of what it has found in the data")
     if train.labels is None or test.labels is None:
         raise UsageError("the accuracy of a classifier on the codes needs labels, and these data have none")
     labels = train.labels[:limit]

@@ -71,8 +71,12 @@ def check(model: VAE) -> None:
     shape, q = model.data_shape, model.posterior_head._at_zero
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(f"the explorer is for pictures of one or three channels; these data have shape {shape}")
+    if model.classes:
+        raise UsageError("the explorer's networks take no label, and this model is conditional on one")
     if not isinstance(q, Normal) or not isinstance(model.prior, Normal):
         raise UsageError("the explorer is for a diagonal Gaussian posterior and a standard normal prior")
+    if getattr(model.likelihood_head, "standardise", False):
+        raise UsageError("the explorer knows no standardised likelihood; train with model.likelihood.standardise=false")
     if not isinstance(model.likelihood_head, Bernoulli | GreyCrossEntropy | Gaussian):
         kind = type(model.likelihood_head).__name__
         raise UsageError(f"the explorer knows bernoulli, grey_cross_entropy and gaussian likelihoods, not {kind}")

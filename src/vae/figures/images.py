@@ -90,6 +90,20 @@ def samples(images: Array, title: str, limits: Limits | None = None) -> Figure:
     return made
 
 
+def samples_of(images: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
+    """Squares of pictures beside each other, under their names; vectors as overlaid lines."""
+    made = figure(1 + 5 * len(images), 5.6, title)
+    panels = made.subplots(1, len(images), sharex=True, sharey=True)
+    for axes, (name, drawn) in zip(panels, images.items(), strict=True):
+        if drawn.ndim == 2:
+            axes.plot(drawn.T, color=LINES[0], alpha=0.3, linewidth=0.8)
+            quiet(axes, xlabel="index of the element")
+        else:
+            _show(axes, tile(drawn, int(np.ceil(np.sqrt(len(drawn))))), limits or _limits(drawn))
+        axes.set_title(verbatim(name), fontsize=9)
+    return made
+
+
 def labelled(images: Array, words: Sequence[str], title: str, limits: Limits | None = None) -> Figure:
     """Data with words above each, ten in a row; vectors as lines."""
     rows = -(-len(images) // 10)

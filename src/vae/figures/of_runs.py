@@ -17,16 +17,19 @@ from torch import Tensor
 from vae.data import Data, Split
 from vae.errors import UsageError
 from vae.evaluation import evaluate_bound, evaluate_regression, posterior_codes
+from vae.evaluation.aggregate import AggregatePosterior
 from vae.evaluation.regression import NETWORKS
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
-from vae.figures.images import in_rows, labelled, manifold, reconstructions, samples
+from vae.figures.images import in_rows, labelled, manifold, reconstructions, samples, samples_of
 from vae.figures.regression import calibration
 from vae.figures.style import Array, save
 from vae.models import Predictive, Regression
 from vae.training import read_settings
 from vae.training.loading import LoadedRun
 from vae.training.run_directory import history, open_config
+
+LABELS = 20  # whose samples are drawn, at most
 
 
 def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[Path]]]:
@@ -39,11 +42,13 @@ def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[
         "reconstructions": lambda: draw_reconstructions([run], split.first(10), "test"),
         "samples": lambda: draw_samples(run, 100, 0),
     }
-    if model.latent_dim <= 2 and len(model.data_shape) == 3:
+    if model.latent_dim <= 2 and len(model.data_shape) == 3 and not model.classes:
         figures["manifold"] = lambda: draw_manifold(run, 20, 4.0)
     if model.latent_dim <= 2:
         figures["codes"] = lambda: draw_codes(run, data, split, "test")
-    elif len(split) > 3 and len(model.encode(split.first(100).images()).unique(dim=0)) > 1:  # else all codes are equal
+    elif (
+        len(split) > 3 and len(posterior_codes(model, split.first(100), name="test").unique(dim=0)) > 1
+    ):  # else all equal
         # t-SNE of more data could take longer than the training; plot_tsne.py takes all by default
         figures["tsne"] = lambda: draw_codes(run, data, split.first(2000), "test")
     return figures
@@ -81,7 +86,8 @@ def draw_reconstructions(
     """Data above their reconstructions by each run."""
     x, by_run = split.images(), dict[str, Array]()
     for name, run in zip(_names([run.path for run in runs]), runs, strict=True):
-        by_run[f"{name}\n(d = {run.model.latent_dim})"] = _array(run.model.reconstruct(x))
+        given = run.model.with_labels(split.labels)
+        by_run[f"{name}\n(d = {given.latent_dim})"] = _array(given.reconstruct(x))
     title = f"The first {len(split)} {split_name} data, and the decoder's means at their posterior means"
     figure = reconstructions(_array(x), by_run, title, runs[0].data_range)
     return _save(figure, runs[0].path, "reconstructions", out)
@@ -92,10 +98,29 @@ def _array(images: Tensor) -> Array:
 
 
 def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) -> list[Path]:
-    """The decoder's means at draws from the prior."""
+    """The decoder's means at draws from the prior; of a conditional model, for each label at the same ten draws."""
+    model = run.model
+    if model.classes and model.label is None:
+        rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed)) for y in range(min(model.classes, LABELS))}
+        title = f"{run.path.name}: decoder means by label at 10 draws of z from the prior (seed {seed})"
+        return _save(in_rows(rows, title, run.data_range), run.path, "samples", out)
     title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"
-    figure = samples(_array(run.model.sample(count, seed=seed)), title, run.data_range)
+    figure = samples(_array(model.sample(count, seed=seed)), title, run.data_range)
     return _save(figure, run.path, "samples", out)
+
+
+def draw_samples_beside(
+    run: LoadedRun, aggregate: AggregatePosterior, count: int, seed: int, out: str | None = None
+) -> list[Path]:
+    """The decoder's means at draws from the prior, and at draws from a mixture fitted to the codes."""
+    model = run.model
+    if model.classes and model.label is None:
+        model = model.given(model.drawn_labels(count, seed))
+    name = f"mixture of {aggregate.mixture.n_components} Gaussians fitted to the codes"
+    drawn = {"prior N(0, I)": model.sample(count, seed=seed), name: model.decode(aggregate.sample(count, seed))}
+    title = f"{run.path.name}: decoder means at {count} draws of z (seed {seed})"
+    figure = samples_of({name: _array(images) for name, images in drawn.items()}, title, run.data_range)
+    return _save(figure, run.path, "samples_aggregate", out)
 
 
 def draw_strangest(run: LoadedRun, x: Tensor, words: Sequence[str], title: str, out: str | None = None) -> list[Path]:
@@ -113,12 +138,14 @@ def draw_traversals(
         raise UsageError(
             f"{run.path}: its posterior couples the latents, which have no KL of their own to be ordered by"
         )
-    code, steps = run.model.encode(data.evaluation_split("test").images()[index : index + 1]), torch.linspace(-1, 1, 11)
+    datum = data.evaluation_split("test").part(slice(index, index + 1))
+    model = run.model.with_labels(datum.labels)
+    code, steps = model.encode(datum.images()), torch.linspace(-1, 1, 11)
     rows = {}
     for j in kl.argsort(descending=True)[:count].tolist():
         z = code.repeat(len(steps), 1)
         z[:, j] = limit * steps
-        rows[f"z{j + 1}, {kl[j]:.2f}"] = _array(run.model.decode(z))
+        rows[f"z{j + 1}, {kl[j]:.2f}"] = _array(model.decode(z))
     title = (
         f"{run.path.name}: one latent (and its KL, nats) from {-limit:g} to {limit:g}, the others of test datum {index}"
     )
@@ -128,12 +155,17 @@ def draw_traversals(
 def draw_interpolation(
     run: LoadedRun, data: Data, pairs: Sequence[tuple[int, int]], out: str | None = None
 ) -> list[Path]:
-    """The decoder's means on straight lines between the codes of pairs of test data, whose places are given."""
-    x, share = data.evaluation_split("test").images(), torch.linspace(0, 1, 11)[:, None]
+    """The decoder's means on straight lines between the codes of pairs of test data, whose places are given; of a
+    conditional model, with the label of the first."""
+    split, share = data.evaluation_split("test"), torch.linspace(0, 1, 11)[:, None]
     rows = {}
     for first, last in pairs:
-        ends = run.model.encode(x[[first, last]])
-        rows[f"{first} to {last}"] = _array(run.model.decode((1 - share) * ends[:1] + share * ends[1:]))
+        start, end = (
+            run.model.with_labels(datum.labels).encode(datum.images())
+            for datum in (split.part(slice(i, i + 1)) for i in (first, last))
+        )
+        model = run.model.with_labels(split.part(slice(first, first + 1)).labels)
+        rows[f"{first} to {last}"] = _array(model.decode((1 - share) * start + share * end))
     return _save(
         in_rows(rows, f"{run.path.name}: between two test data", run.data_range), run.path, "interpolation", out
     )
@@ -147,6 +179,8 @@ def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = No
             f"{run.path}: a manifold is of images over one or two latents, and this model is of shape {shape} over "
             f"{latents}; use plot_samples.py or plot_tsne.py"
         )
+    if run.model.classes and run.model.label is None:
+        raise UsageError(f"{run.path}: the model is conditional on labels, and has a manifold for each: give --label")
     name, places = run.path.name, (np.arange(count) + 0.5) / count
     grids = {
         "manifold": (np.linspace(-limit, limit, count), f"{name}: decoder means, z equally spaced", None),

@@ -25,12 +25,17 @@ DEFAULT_LIKELIHOOD = {
 }
 
 
-def default_likelihood(kind: str, levels: int) -> Part:
-    """The likelihood that suits data of a kind, with its default options; `levels` is the size of a grid of greys."""
+def default_likelihood(kind: str, shape: tuple[int, ...], levels: int) -> Part:
+    """The likelihood that suits data of a kind, with its default options; `levels` is the size of a grid of greys.
+
+    Tables of numbers, whose columns are of different sizes, are standardised.
+    """
     name = DEFAULT_LIKELIHOOD[kind]
     options = {key: option.default for key, option in options_of(LIKELIHOODS[name]).items()}
     if "levels" in options:
         options["levels"] = levels
+    if name == "gaussian" and len(shape) == 1:
+        options["standardise"] = True
     return Part(name, options)
 
 

@@ -21,7 +21,7 @@ from vae.models.linear import (
     probabilistic_pca,
 )
 from vae.models.regression import Predictive, Regression
-from vae.models.vae import VAE, Standardise, device_of, evaluating
+from vae.models.vae import VAE, Standardise, device_of, evaluating, example
 
 Model = VAE | Regression
 MODELS = {"regression": Regression}  # besides the VAE, whose parts have tables of their own

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vae.data import Batch
 from vae.distributions import Normal
 from vae.errors import UsageError
 from vae.models.bayesian import Sampling, VariationalLinear, networks, through, weights_kl
@@ -33,8 +34,6 @@ class Regression(nn.Module):
     targets are standardised inside by the training data unless `standardise` is false; the density is that of y as
     given.
     """
-
-    supervised = True  # it is trained on batches of x and y
 
     def __init__(
         self,
@@ -100,6 +99,10 @@ class Regression(nn.Module):
         if y.shape[1] != self.targets:
             raise UsageError(f"y has {y.shape[1]} targets per datum, and the model is of {self.targets}")
         return y
+
+    def on(self, batch: Batch) -> tuple["Regression", Batch]:
+        """What an objective is given of a minibatch."""
+        return self, batch
 
     def likelihood(self, x: Tensor, draws: Draws) -> Normal:  # (M, *data_shape) -> elements (1 or S, M, T)
         """p(y|x, w) for the weights of each draw, in the units of y."""

@@ -1,6 +1,7 @@
 """The variational auto-encoder: an encoder, a decoder, and the distributions whose parameters they give."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae.data import Batch
 from vae.data.splits import warn_of_range
 from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, log_ratio, sum_from, support_of
 from vae.errors import UsageError
@@ -26,13 +28,16 @@ class VAE(nn.Module):
     likelihood; both can be any module. The likelihood holds the shape of a datum and the posterior the number of
     latents J. The default posterior is a diagonal Gaussian, with half as many latents as the encoder has outputs.
 
+    With `classes` it is conditional on a label y: p(y) p(z) p(x|z, y) with q(z|x, y), both networks given y as well,
+    one-hot (M, classes). `model.given(y)` is the VAE of p(x|y), and all the rest is done with that.
+
     `prior`, `posterior(x)`, `likelihood(z)` and `log_joint(x, z)` are differentiable and use the modes that the
     modules are in. `elbo`, `encode`, `decode`, `reconstruct` and `sample` are for people: they evaluate (no gradient,
     evaluation mode, everything left as it was), take and give data as they are trained on (images on [0, 1]), and work
     through any number of them.
     """
 
-    supervised = False  # it is trained on batches of x alone
+    class_shares: Tensor  # (classes,), of a conditional model
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class VAE(nn.Module):
         *,
         posterior: nn.Module | None = None,
         prior: nn.Module | None = None,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         for name, part in {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}.items():
@@ -50,7 +56,11 @@ class VAE(nn.Module):
                     f"{name} must be a module, such as vae.mlp_encoder(...) or vae.Bernoulli(...), not {part!r}"
                 )
         self.data_shape: tuple[int, ...] = likelihood.data_shape  # type: ignore[assignment]
-        size = _probe(encoder, self.data_shape, "the encoder")
+        self.classes: int = classes
+        self.label: Tensor | None = None  # one-hot (M, classes) or (1, classes), of `given`
+        if classes:
+            self.register_buffer("class_shares", torch.full((classes,), 1 / classes))  # p(y), of the training data
+        size = _probe(encoder, self.data_shape, "the encoder", classes)
         if len(size) != 1 or (posterior is None and size[0] % 2):
             raise UsageError(
                 f"the encoder gives shape {size} per datum; a diagonal Gaussian needs (2 J,): J means, J log-variances"
@@ -66,7 +76,7 @@ class VAE(nn.Module):
             )
         if self.prior_head.latent_dim != self.latent_dim:
             raise UsageError(f"the posterior has {self.latent_dim} latents, and the prior {self.prior_head.latent_dim}")
-        shape = _probe(decoder, (self.latent_dim,), "the decoder")
+        shape = _probe(decoder, (self.latent_dim,), "the decoder", classes)
         wanted: tuple[int, ...] = likelihood.output_shape  # type: ignore[assignment]
         if math.prod(shape) != math.prod(wanted):
             raise UsageError(f"the decoder gives shape {shape} per datum, and the likelihood needs {wanted}")
@@ -88,11 +98,12 @@ class VAE(nn.Module):
     def encoder_outputs(self, x: Tensor) -> Tensor:  # (M, *data_shape) -> (M, output_size)
         """The parameters of q(z|x), as the posterior takes them."""
         given = x if self.standardise is None else self.standardise(x)
-        return self.encoder(given).to(x.dtype)  # the dtype of x also under autocast
+        return self.encoder(given, *self._label(x)).to(x.dtype)  # the dtype of x also under autocast
 
     def likelihood(self, z: Tensor) -> Any:  # (L, M, J) -> elements (L, M, *data_shape)
         """p(x|z)."""
-        outputs = self.decoder(z.flatten(0, 1)).to(z.dtype)  # (L * M, *output_shape)
+        rows = z.flatten(0, 1)
+        outputs = self.decoder(rows, *self._label(rows)).to(z.dtype)  # (L * M, *output_shape)
         return self.likelihood_head(outputs.view(*z.shape[:2], *self.output_shape))
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:  # (M, *data_shape), (L, M, J) -> (L, M)
@@ -127,6 +138,55 @@ class VAE(nn.Module):
         """Whether log p(x|z) is the logarithm of a density; grey_cross_entropy is none."""
         return bool(self.likelihood_head.is_density)
 
+    # ------------------------------------------------------------------------------ conditional on a label
+
+    def given(self, y: Any) -> "VAE":
+        """The VAE of p(x|y), for one label or a label of each datum (M,); it shares all weights with this model."""
+        if not self.classes:
+            raise UsageError("the model is not conditional: train one with model.condition: labels")
+        label = torch.as_tensor(y, device=self.prior.mean.device)
+        if label.ndim > 1 or label.is_floating_point() or not bool(((label >= 0) & (label < self.classes)).all()):
+            raise UsageError(f"labels must be whole numbers from 0 to {self.classes - 1}, one or (M,), not {y!r}")
+        return self.with_labels(label.view(-1))
+
+    def with_labels(self, y: Tensor | None) -> "VAE":  # (M,) or (1,)
+        """As `given`, without a look at the values; a model that is not conditional as it is."""
+        if not self.classes:
+            return self
+        if y is None:
+            raise UsageError("the model is conditional on labels, and these data have none")
+        return self._with_one_hot((y[:, None] == torch.arange(self.classes, device=y.device)).to(self.prior.mean))
+
+    def on(self, batch: Batch) -> tuple["VAE", Tensor]:
+        """What an objective is given of a minibatch: the model, with the labels if it is conditional, and x."""
+        return self.with_labels(batch.y), batch.x
+
+    def at(self, rows: slice | Tensor) -> "VAE":
+        """The model with the labels of these rows of its data."""
+        return self if self.label is None or len(self.label) == 1 else self._with_one_hot(self.label[rows])
+
+    def drawn_labels(self, n: int, seed: int) -> Tensor:  # -> (n,)
+        """n labels drawn from p(y); draw i depends on (seed, i)."""
+        uniform = datum_noise("uniform", seed, "labels", range(n), (1,))[:, 0]
+        return torch.searchsorted(self.class_shares.cumsum(0).cpu(), uniform).clamp(max=self.classes - 1)
+
+    def _with_one_hot(self, label: Tensor) -> "VAE":
+        view = copy.copy(self)  # with the same modules and parameters
+        view.label = label
+        return view
+
+    def _label(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """What the networks are given beside their rows: nothing, or labels, again for each of L samples."""
+        if not self.classes:
+            return ()
+        if self.label is None:
+            raise UsageError("the model is conditional on labels: use model.given(y), as in model.given(3).sample(64)")
+        times, rest = divmod(len(rows), len(self.label))
+        if rest:
+            raise UsageError(f"there are {len(self.label)} labels for {len(rows)} data")
+        label = self.label.expand(len(rows), -1) if len(self.label) == 1 else self.label.repeat(times, 1)
+        return (label.to(rows.dtype),)
+
     # ------------------------------------------------------------------------------ for people
 
     def elbo(self, x: Any, *, seed: int = 0) -> Tensor:  # (M, *data_shape) -> (M,)
@@ -137,8 +197,8 @@ class VAE(nn.Module):
         x = self.as_data(x)
         noise = datum_noise(self.noise.kind, seed, "elbo", range(len(x)), (1, *self.noise.shape))  # (M, 1, J)
 
-        def bound(rows: Tensor, eps: Tensor) -> Tensor:
-            log_p_x_given_z, kl = self.bound_terms(self.posterior(rows), rows, eps.to(rows).transpose(0, 1))
+        def bound(model: VAE, rows: Tensor, eps: Tensor) -> Tensor:
+            log_p_x_given_z, kl = model.bound_terms(model.posterior(rows), rows, eps.to(rows).transpose(0, 1))
             return log_p_x_given_z.mean(0) - sum_from(kl, 1)
 
         return self._map(bound, x, noise)
@@ -154,23 +214,26 @@ class VAE(nn.Module):
 
     def encode(self, x: Any) -> Tensor:  # (M, *data_shape) -> (M, J)
         """The means of q(z|x)."""
-        return self._map(lambda rows: self.posterior(rows).mean, self._images(x))
+        return self._map(lambda model, rows: model.posterior(rows).mean, self._images(x))
 
     def decode(self, z: Any) -> Tensor:  # (M, J) -> (M, *data_shape)
         """The means of p(x|z)."""
         z = self._like_parameters(z)
         if z.ndim != 2 or len(z) == 0 or z.shape[1] != self.latent_dim:
             raise UsageError(f"z must have shape (M, {self.latent_dim}) with at least one row, not {tuple(z.shape)}")
-        return self._map(lambda rows: self.likelihood(rows[None]).mean[0], z)
+        return self._map(lambda model, rows: model.likelihood(rows[None]).mean[0], z)
 
     def reconstruct(self, x: Any) -> Tensor:  # (M, *data_shape) -> (M, *data_shape)
         """The mean of p(x|z) at the mean of q(z|x)."""
         return self.decode(self.encode(x))
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:  # -> (n, *data_shape)
-        """The means of p(x|z) at n draws of z from the prior; draw i depends on (seed, i)."""
+        """The means of p(x|z) at n draws of z from the prior, of a label too if none is given; draw i depends on
+        (seed, i)."""
         if not isinstance(n, int) or n < 1:
             raise UsageError(f"n must be a whole number of at least 1, not {n!r}")
+        if self.classes and self.label is None:
+            return self.given(self.drawn_labels(n, seed)).sample(n, seed=seed)
         noise = datum_noise(self.prior.noise.kind, seed, "sample", range(n), self.prior.noise.shape)
         return self.decode(self.prior.transform(self._like_parameters(noise)))
 
@@ -204,9 +267,10 @@ class VAE(nn.Module):
         return x.reshape(len(x), *self.data_shape)
 
     def _map(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
-        """Evaluate a function of data in chunks."""
+        """Evaluate a function of the model and data in chunks."""
+        chunks = [slice(start, start + CHUNK) for start in range(0, len(columns[0]), CHUNK)]
         with evaluating(self):
-            return torch.cat([function(*rows) for rows in zip(*(c.split(CHUNK) for c in columns), strict=True)])
+            return torch.cat([function(self.at(rows), *(column[rows] for column in columns)) for rows in chunks])
 
 
 class Standardise(nn.Module):
@@ -256,14 +320,21 @@ def device_of(network: nn.Module) -> torch.device:
     return next((p.device for p in network.parameters()), torch.device("cpu"))
 
 
-def _probe(network: nn.Module, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+def example(shape: tuple[int, ...], classes: int, rows: int, like: Tensor) -> list[Tensor]:
+    """Zeros in place of what a network is given."""
+    return [torch.zeros(rows, *of).to(like) for of in (shape, *([(classes,)] if classes else []))]
+
+
+def _probe(network: nn.Module, shape: tuple[int, ...], name: str, classes: int) -> tuple[int, ...]:
     """The shape that a network gives for one datum, asked in evaluation mode so that nothing in it changes."""
     like = next(network.parameters(), torch.zeros(()))
     if isinstance(like, nn.parameter.UninitializedParameter):
         like = torch.zeros(())
     try:
         with evaluating(network):
-            return tuple(network(torch.zeros(2, *shape).to(like)).shape[1:])
+            return tuple(network(*example(shape, classes, 2, like)).shape[1:])
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{name} does not take input of shape (M, {', '.join(map(str, shape))}): {reason}") from None
+        reason, label = str(error).splitlines()[0], f" with a label (M, {classes})" if classes else ""
+        raise UsageError(
+            f"{name} does not take input of shape (M, {', '.join(map(str, shape))}){label}: {reason}"
+        ) from None

@@ -49,7 +49,7 @@ def check_cells(cells: Iterable[Cell], here: bool = True) -> None:
         settings = read_settings(cell.config)
         if data is None or data.settings != settings.data:
             data = load_data(settings.data)
-        settings = with_likelihood(settings, data.kind, data.doubt)
+        settings = with_likelihood(settings, data.kind, data.shape, data.doubt)
         cell.config.update(plain(settings))
         apart_from_seed = replace(settings, train=replace(settings.train, seed=0))
         if apart_from_seed not in checked:

@@ -50,9 +50,10 @@ def pictures(model: Any, data: Any) -> dict[str, Callable[[], Tensor]]:
         return {}
     found = {"samples": lambda: tiled(model.sample(64), 8)}
     if isinstance(data, Data):
-        x = (data.validation or data.train).first(10).images()
-        found["reconstructions"] = lambda: tiled(torch.cat([x, model.reconstruct(x).to(x)]), 10)
-    if model.latent_dim == 2:
+        first = (data.validation or data.train).first(10)
+        x, given = first.images(), model.with_labels(first.labels)
+        found["reconstructions"] = lambda: tiled(torch.cat([x, given.reconstruct(x).to(x)]), 10)
+    if model.latent_dim == 2 and not model.classes:
         share = (torch.arange(MANIFOLD) + 0.5) / MANIFOLD
         across, up = torch.meshgrid(*[torch.special.ndtri(share)] * 2, indexing="xy")
         found["manifold"] = lambda: tiled(model.decode(torch.stack([across, up.flip(0)], -1).view(-1, 2)), MANIFOLD)

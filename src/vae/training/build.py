@@ -29,19 +29,22 @@ from vae.training.settings import ModelSettings, ModifierSettings, Settings, rea
 def build(config: str | Path | dict[str, Any] | Settings, overrides: str | Sequence[str] = ()) -> Any:
     """The model of a config (a YAML file, a mapping, or settings), untrained, its weights drawn from train.seed.
 
-    The data are read only if they alone tell their shape, kind or targets (npz, csv, folder; regression).
+    The data are read only if they alone tell their shape, kind, targets or labels (npz, csv, folder; regression; a
+    condition).
     """
     raw = plain(config) if isinstance(config, Settings) else config
     settings = read_settings(raw, [overrides] if isinstance(overrides, str) else overrides)
-    if isinstance(settings.model, Part):
-        return build_for(settings, load_data(settings.data))
+    if isinstance(settings.model, Part) or settings.model.condition:
+        data = load_data(settings.data)
+        return build_for(with_likelihood(settings, data.kind, data.shape, data.doubt), data)
     settings, shape, _ = resolve(settings)
     return build_model(settings.model, shape, settings.train.seed)
 
 
 def build_for(settings: Settings, data: Data) -> Any:
     """The model of settings, with their likelihood, for data that were read."""
-    return build_model(settings.model, data.shape, settings.train.seed, targets=data.targets)
+    seed = settings.train.seed
+    return build_model(settings.model, data.shape, seed, targets=data.targets, classes=data.num_labels)
 
 
 def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
@@ -49,13 +52,13 @@ def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
     shape, pixels = DATASETS[settings.data.name].shape, settings.data.pixels
     if shape is not None:
         kind = pixels if pixels in ("grey", "levels") else "binary"
-        return with_likelihood(settings, kind), shape, kind
+        return with_likelihood(settings, kind, shape), shape, kind
     data = load_data(settings.data)
-    return with_likelihood(settings, data.kind, data.doubt), data.shape, data.kind
+    return with_likelihood(settings, data.kind, data.shape, data.doubt), data.shape, data.kind
 
 
-def with_likelihood(settings: Settings, kind: str, doubt: Doubt | None = None) -> Settings:
-    """The settings with the likelihood that suits data of a kind, if none was named.
+def with_likelihood(settings: Settings, kind: str, shape: tuple[int, ...], doubt: Doubt | None = None) -> Settings:
+    """The settings with the likelihood that suits data of a kind and shape, if none was named.
 
     ConfigError if the kind is in doubt, so that a likelihood has to be named.
     """
@@ -66,7 +69,7 @@ def with_likelihood(settings: Settings, kind: str, doubt: Doubt | None = None) -
             f"model.likelihood: {doubt.what}; {doubt.mend}; if they are meant as they are, name a likelihood, such as "
             f"model.likelihood={doubt.likelihood}"
         )
-    likelihood = default_likelihood(kind, DATASETS[settings.data.name].grey_levels)
+    likelihood = default_likelihood(kind, shape, DATASETS[settings.data.name].grey_levels)
     return replace(settings, model=replace(settings.model, likelihood=likelihood))
 
 
@@ -77,10 +80,12 @@ def build_model(
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
     targets: int = 0,
+    classes: int = 0,
 ) -> Any:
     """The model of its settings; a network that is given stands in for the one that the settings name.
 
-    `targets` is how many numbers there are to predict per datum, for a regression.
+    `targets` is how many numbers there are to predict per datum, for a regression, `classes` how many labels there are
+    to condition on.
     """
     if isinstance(settings, Part):
         if not targets:
@@ -91,18 +96,22 @@ def build_model(
         with seeded(seed, "initialisation"):
             return settings.build(MODELS, data_shape, targets)
     assert settings.likelihood is not None, "with_likelihood comes first"
+    if settings.condition is None:
+        classes = 0
+    elif not classes:
+        raise ConfigError("model.condition: labels needs a label for each datum, 0, 1, 2, ...; these data have none")
     likelihood = settings.likelihood.build(LIKELIHOODS, data_shape)
     posterior = settings.posterior.build(POSTERIORS, settings.latent_dim)
     prior = settings.prior.build(PRIORS, settings.latent_dim)
     with seeded(seed, "initialisation"):
         if encoder is None:
-            encoder = _network("model.encoder", settings.encoder, ENCODERS, data_shape, posterior.output_size)
+            encoder = _network("model.encoder", settings.encoder, ENCODERS, data_shape, posterior.output_size, classes)
         if decoder is None:
-            given = settings.latent_dim, likelihood.output_shape
+            given = settings.latent_dim, likelihood.output_shape, classes
             decoder = _network("model.decoder", settings.decoder, DECODERS, *given)
     if settings.weights == "variational":
         decoder = randomise(decoder)
-    return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior)
+    return VAE(encoder, decoder, likelihood, posterior=posterior, prior=prior, classes=classes)
 
 
 def _network(place: str, part: Part, table: Mapping[str, Callable[..., nn.Module]], *given: Any) -> nn.Module:

@@ -2,14 +2,16 @@
 
 import copy
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae.data import SINGLE, Data, Doubt, Loader, Split, kind_of
 from vae.distributions import kl_divergence
-from vae.errors import ConfigError, DataError, UsageError
+from vae.errors import ConfigError, DataError, UsageError, tell
+from vae.likelihoods import Gaussian
 from vae.likelihoods.advice import check_kind, check_levels
-from vae.models import VAE, Model, Regression
+from vae.models import VAE, Model, Regression, example
 from vae.objectives import Objective, WeightedKL
 from vae.training.build import build_algorithm
 from vae.training.settings import Settings
@@ -37,8 +39,11 @@ def check(settings: Settings, data: Data | Loader, model: Model) -> None:
         for split in (data.train, data.validation, data.test):
             if split is not None:
                 check_support(split, data.source, model, data.doubt)
+                check_labels(split.labels, data.source, model)
         smallest: int | None = len(data.train) % settings.train.batch_size or settings.train.batch_size
         data.tell()
+        if isinstance(head := model.likelihood_head, Gaussian) and data.kind == "real" and not head.standardise:
+            tell_scale(data, head)
     else:
         smallest = data.smallest_batch
     if settings.train.patience is not None and getattr(data, "validation", None) is None:
@@ -107,6 +112,29 @@ def check_support(split: Split, source: str, model: VAE, doubt: Doubt | None = N
         check_levels(head, split.values, source)
 
 
+def tell_scale(data: Data, head: Gaussian) -> None:
+    """Warn of columns whose spread is far from the decoder's standard deviation, so that training takes long."""
+    if data.train.x.ndim != 2:
+        return
+    low, high = np.quantile(data.train.x[:10_000].numpy(), (0.25, 0.75), axis=0)  # which a few far out do not move
+    if (std := (high - low) / 1.349).max() > 100 * head.std:
+        column = int(std.argmax())
+        name = data.columns[column] if data.columns else column
+        tell(
+            f"{data.source}: column {name} has a standard deviation of {std[column]:.3g}, and the Gaussian likelihood "
+            f"begins with {head.std:g}; set model.likelihood.standardise=true to train in few epochs"
+        )
+
+
+def check_labels(labels: Tensor | None, source: str, model: VAE) -> None:
+    """DataError if a conditional model lacks a label, or there is one that it does not have."""
+    if model.classes and labels is None:
+        raise DataError(f"{source}: a conditional model needs a label for each datum, and there are none")
+    if model.classes and labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < model.classes:
+        low, high = int(labels.min()), int(labels.max())
+        raise DataError(f"{source}: has labels from {low} to {high}, and the model those from 0 to {model.classes - 1}")
+
+
 def single_datum_fails(model: Model, num_samples: int) -> bool:
     """Whether a training step on one datum would normalise over a single value, which has no variance."""
     if isinstance(model, Regression):
@@ -115,7 +143,7 @@ def single_datum_fails(model: Model, num_samples: int) -> bool:
     for network, rows, shape in shapes:
         if rows == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
             try:
-                copy.deepcopy(network).train()(torch.zeros(1, *shape).to(model.prior.mean))
+                copy.deepcopy(network).train()(*example(shape, model.classes, 1, model.prior.mean))
             except ValueError:
                 return True
     return False

@@ -56,8 +56,9 @@ def load_run(
     settings = read_settings(values["config"], where=file)
     with checkpoint.of_this_library(file):
         targets = len(tensors.get("model.outputs.mean", ()))  # of a regression
+        classes = len(tensors.get("model.class_shares", ()))  # of a conditional VAE
         shape = tuple(values["data_shape"])
-        model = build_model(settings.model, shape, settings.train.seed, encoder, decoder, targets)
+        model = build_model(settings.model, shape, settings.train.seed, encoder, decoder, targets, classes)
     if (mean := tensors.get("model.standardise.mean")) is not None:
         model.standardise = Standardise(mean, torch.ones_like(mean))
     model.to(parameter_dtype(settings.train.precision))

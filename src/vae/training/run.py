@@ -110,7 +110,7 @@ def train(
     `weights` is a run whose weights the model begins with; CheckpointError if its networks are others.
     """
     data = Ranks.joined().once(lambda: load_data(settings.data))
-    settings = with_likelihood(settings, data.kind, data.doubt)
+    settings = with_likelihood(settings, data.kind, data.shape, data.doubt)
     model, source = build_for(settings, data), None
     if weights is not None:
         begun = load_run(weights)
@@ -154,6 +154,7 @@ def _settings_of(model: Model, data: Any, objective: Any, modifiers: dict[str, A
     raw["model"] = {
         "latent_dim": model.latent_dim,
         "weights": weights,
+        "condition": "labels" if model.classes else None,
         **{name: plain(part) for name, part in parts.items()},
     }
     return read_settings(raw)
@@ -244,8 +245,14 @@ def begin(settings: Settings, model: Model, data: Data | Any, ranks: Ranks) -> t
     model.to(device=device, dtype=dtype).train()
     loader = None
     if isinstance(model, VAE) and not is_data:
-        loader = Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype)
+        loader = Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype, model.classes)
     check(settings, loader or data, model)
+    if isinstance(model, VAE) and is_data and getattr(model.likelihood_head, "standardise", False):
+        moments = Standardise.of(data.train.images())
+        model.likelihood_head.location.copy_(moments.mean)  # type: ignore[operator]
+        model.likelihood_head.scale.copy_(moments.std)  # type: ignore[operator]
+    if isinstance(model, VAE) and model.classes and is_data:
+        model.class_shares.copy_(data.train.label_shares(model.classes))
     if isinstance(model, Regression):
         model.prepare(data.train.images(), model.as_targets(data.train.y))
     batches: Any = loader or Resident(data.train, train.batch_size, train.seed, device, dtype)

@@ -28,6 +28,7 @@ class ModelSettings:
     posterior: Annotated[Part, PartOf(POSTERIORS)] = "diagonal_gaussian"  # type: ignore[assignment]
     prior: Annotated[Part, PartOf(PRIORS)] = "standard_normal"  # type: ignore[assignment]
     likelihood: Annotated[Part | None, PartOf(LIKELIHOODS), "by the kind of the data if none is given"] = None
+    condition: Annotated[Literal["labels"] | None, "labels: networks see the label y too, p(x|z, y)"] = None
     weights: Annotated[Literal["point", "variational"], "of the decoder; variational by train.algorithm: full_vb"] = (
         "point"
     )

@@ -38,6 +38,7 @@ def test_it_names_constants_copies_blanks_labels_and_likelihoods():
     x[7] = x[3]
     x[9] = 0.5
     text = said(x, np.arange(120) % 3)
+    assert vae.diagnose.__module__ == "vae.training.doctor"
     assert "2 of 36 elements are the same in all training data" in text
     assert "1 training data are blank" in text
     assert "likelihoods that fit grey values: grey_cross_entropy, gaussian" in text

@@ -9,9 +9,12 @@ from torch import nn
 
 import vae
 from vae.commands import export as command
+from vae.commands import train as train_command
 from vae.errors import UsageError
 from vae.export import FORMATS, export, halves
 from vae.models import Standardise
+from vae.training import read_settings
+from vae.training.run import train
 
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 
@@ -35,9 +38,16 @@ def standardised():
     return model
 
 
+def of_a_label():
+    torch.manual_seed(0)
+    encoder, decoder = vae.mlp_encoder((1, 6, 5), 2 * 3, 4), vae.mlp_decoder(3, (1, 6, 5), 4)
+    return vae.VAE(encoder, decoder, vae.Bernoulli((1, 6, 5)), classes=4).given(2)
+
+
 MODELS = {
     "dense": lambda: dense(vae.Bernoulli),
     "convolutional": convolutional,
+    "of a label": of_a_label,
     "standardised": standardised,
     "categorical": lambda: dense(vae.Categorical, levels=4),
     "continuous": lambda: dense(vae.ContinuousBernoulli),
@@ -135,3 +145,32 @@ def test_the_command_exports_a_run(tmp_path, capsys):
     ):
         assert command.main(arguments) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_weights_alone_can_be_used_but_not_resumed(tmp_path, capsys):
+    raw = {
+        "data": {"name": "digits", "pixels": "static", "train_size": 200},
+        "model": {"latent_dim": 2, "encoder": {"hidden": [16], "batch_norm": True}, "decoder": {"hidden": [16]}},
+        "train": {"epochs": 2},
+    }
+    whole = train(read_settings(raw), tmp_path / "run", verbose=False)
+    arguments = [str(tmp_path / "run"), "--format", "weights", "--out", str(tmp_path / "small")]
+    assert command.main(arguments) == 0
+    assert "changed by " in capsys.readouterr().out
+    before = (tmp_path / "small" / "checkpoints" / "last.safetensors").read_bytes()
+    sizes = [len(before), (tmp_path / "run" / "checkpoints" / "last.safetensors").stat().st_size]
+    assert sizes[0] < 0.3 * sizes[1]  # float32 with two moments of Adam is six times as much, beside the header
+    x = whole.data.test.images()
+    small = vae.load(tmp_path / "small")
+    assert next(small.parameters()).dtype == torch.float32
+    torch.testing.assert_close(small.elbo(x), whole.model.elbo(x), rtol=1e-3, atol=0.05)
+    assert (small.elbo(x) != whole.model.elbo(x)).any()
+    assert train_command.main(["--resume", str(tmp_path / "small")]) == 2
+    error = capsys.readouterr().err
+    assert "holds weights alone" in error
+    assert f"--from {tmp_path / 'small'}" in error
+    assert (tmp_path / "small" / "checkpoints" / "last.safetensors").read_bytes() == before
+    begun = train(read_settings(raw), None, weights=tmp_path / "small", verbose=False)
+    assert begun.steps > 0
+    assert command.main(arguments) == 2  # it is there already
+    assert "is a file of the run" in capsys.readouterr().err

@@ -33,16 +33,16 @@ BUDGETS = {
     "distributions": 1_561,
     "likelihoods": 578,
     "data": 1_473,
-    "models": 1_031,
+    "models": 1_032,
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 2_004,
-    "training": 2_381,
+    "training": 2_416,
     "figures": 732,
     "explorer": 240,
     "sweep": 550,
     "reproduce": 4_090,
-    "commands": 1_274,
+    "commands": 1_305,
 }
 
 

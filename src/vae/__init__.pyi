@@ -50,5 +50,6 @@ from vae.training import Run as Run
 from vae.training import fit as fit
 from vae.training import load as load
 from vae.training.build import build as build
+from vae.training.doctor import diagnose as diagnose
 
 __version__: str

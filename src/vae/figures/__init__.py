@@ -2,6 +2,6 @@
 
 from vae.figures.codes import codes, tsne
 from vae.figures.curves import curves
-from vae.figures.images import manifold, reconstructions, samples
+from vae.figures.images import in_rows, manifold, reconstructions, samples
 from vae.figures.style import save
 from vae.figures.sweep import sweep

@@ -181,11 +181,12 @@ class VAE(nn.Module):
             return ()
         if self.label is None:
             raise UsageError("the model is conditional on labels: use model.given(y), as in model.given(3).sample(64)")
+        if len(self.label) == 1:
+            return (self.label.expand(rows.shape[0], -1).to(rows.dtype),)
         times, rest = divmod(len(rows), len(self.label))
         if rest:
             raise UsageError(f"there are {len(self.label)} labels for {len(rows)} data")
-        label = self.label.expand(len(rows), -1) if len(self.label) == 1 else self.label.repeat(times, 1)
-        return (label.to(rows.dtype),)
+        return (self.label.repeat(times, 1).to(rows.dtype),)
 
     # ------------------------------------------------------------------------------ for people
 

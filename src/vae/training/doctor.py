@@ -1,5 +1,6 @@
 """What a colleague would say of a config and its data before the training: sentences, each a fact and what it means."""
 
+import copy
 import itertools
 import time
 from collections.abc import Iterator
@@ -16,12 +17,28 @@ from vae.models import VAE, Model, Standardise
 from vae.precision import parameter_dtype
 from vae.ranks import Ranks
 from vae.schema import names_of
-from vae.training.run import begin, plan_of
+from vae.training.run import begin, plan_of, settings_of
 from vae.training.settings import Settings
 from vae.training.trainer import Stepper
 
 STEPS = 5  # that are timed, after two that are not
 ROWS = 4_000  # training data whose covariance is taken, about
+
+
+def diagnose(
+    model: Model,
+    data: Data,
+    *,
+    objective: str | dict[str, Any] = "sgvb_b",
+    modifiers: dict[str, Any] | None = None,
+    **train: Any,
+) -> list[str]:
+    """What a colleague would say before `vae.fit` with the same arguments: sentences on data, likelihood, and time.
+
+    The model stays as it is. ConfigError, DataError or UsageError if it cannot be trained on the data.
+    """
+    settings = settings_of(model, data, objective, modifiers or {}, train)
+    return list(diagnosis(settings, data, copy.deepcopy(model)))
 
 
 def diagnosis(settings: Settings, data: Data, model: Model) -> Iterator[str]:

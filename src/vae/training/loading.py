@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from vae.errors import CheckpointError
-from vae.files import as_path
+from vae.files import as_path, write_atomically
 from vae.models import Standardise
 from vae.precision import parameter_dtype
 from vae.training import checkpoint
 from vae.training.build import build_model
+from vae.training.checkpoint import under
 from vae.training.run_directory import open_config
 from vae.training.run_state import RunState, check_same_run
 from vae.training.settings import Settings, read_settings
@@ -71,6 +72,17 @@ def checkpoints(path: Path) -> dict[str, Path]:
     """The checkpoints of a run, the one that is opened by default first."""
     files = {name: path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")}
     return {name: file for name, file in files.items() if file.exists()}
+
+
+def write_weights(run: LoadedRun, out: Path) -> Path:
+    """A run directory for use alone: config, metrics, and a checkpoint of the weights in float16, without optimizer."""
+    tensors, values = checkpoint.read(checkpoints(run.path)[run.checkpoint], RunState.VALUES)
+    halves = {f"model.{name}": t.half() if t.is_floating_point() else t for name, t in under("model", tensors).items()}
+    file = out / "checkpoints" / "last.safetensors"
+    for name in ("config.yaml", "environment.json", "metrics.jsonl"):
+        write_atomically(out / name, (run.path / name).read_bytes())
+    checkpoint.write(file, halves, {**values, "weights_only": True})
+    return file
 
 
 def load(

@@ -83,7 +83,7 @@ def fit(
         raise UsageError(f"model: expected a vae.VAE, such as vae.build gives, not {type(model).__name__}")
     if resume and out is None:
         raise UsageError("resume=True continues the run in `out`; give that directory")
-    settings = _settings_of(model, data, objective, modifiers or {}, train)
+    settings = settings_of(model, data, objective, modifiers or {}, train)
     try:
         run = _run(settings, model, data, out, resume=resume, overwrite=overwrite, verbose=verbose)
     except Interrupted as stop:
@@ -123,7 +123,7 @@ def train(
     return _run(settings, model, data, out, weights=source, **how)
 
 
-def _settings_of(model: Model, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
+def settings_of(model: Model, data: Any, objective: Any, modifiers: dict[str, Any], train: dict[str, Any]) -> Settings:
     """The settings of a run whose parts were made by hand, read back from the parts."""
     if isinstance(data, Data):
         data_block = plain(data.settings)

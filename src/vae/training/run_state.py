@@ -32,7 +32,8 @@ class RunState:
     progress: Progress
     form: str | None = None  # of the gradient: plain, compiled or parallel; None until it is chosen
 
-    # What a checkpoint holds besides tensors; also `weights`, the checkpoint that the first weights are from, if any.
+    # What a checkpoint holds besides tensors. There may also be `weights`, the checkpoint that the first weights are
+    # from, and `weights_only`, of a checkpoint that is for use alone.
     VALUES: ClassVar[dict[str, Any]] = {
         "config": dict,
         "data_shape": list,
@@ -61,7 +62,12 @@ class RunState:
         return tensors, {**self.about, **changing}
 
     def unpack(self, tensors: dict[str, Tensor], values: dict[str, Any], file: Path) -> None:
-        """Become what a checkpoint holds. CheckpointError if it is of another model, config or data."""
+        """Become what a checkpoint holds. CheckpointError if it is of another run, or for use alone."""
+        if "weights_only" in values:
+            raise CheckpointError(
+                f"{file}: holds weights alone, without the state of the training, so the run cannot be resumed; begin "
+                f"another with its weights: train.py --config FILE --from {file.parents[1]}"
+            )
         self.about |= {key: values[key] for key in ("weights",) if key in values}
         checkpoint.load_model(self.state.model, tensors, file)
         check_same_run(file, values["config"], self.about["config"])

@@ -7,7 +7,14 @@ import vae
 
 project, author, version = "vae", "the authors of vae", vae.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-include_patterns = ["README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/README.md", "notebooks/*/report.md"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/*.md",
+    "benchmarks/README.md",
+    "notebooks/*/report.md",
+    "notebooks/runs/README.md",
+]
 root_doc = "docs/index"
 html_theme, html_title = "furo", "vae"
 myst_heading_anchors = 4
@@ -25,4 +32,5 @@ def as_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
 
 
 def setup(app: Any) -> None:
+    """What Sphinx calls first."""
     app.connect("autodoc-process-docstring", as_text)

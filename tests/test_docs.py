@@ -157,3 +157,16 @@ def test_what_needs_no_data_set_runs_as_it_stands(page, tmp_path):
         command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
+
+
+def test_the_reference_has_every_public_name_once():
+    names = re.findall(r"^\.\. auto\w+:: vae\.(\w+)$", (ROOT / "docs" / "reference.md").read_text(), flags=re.MULTILINE)
+    assert sorted(names) == sorted(set(vae.__all__) - {"__version__"})
+
+
+def test_the_pages_become_a_site_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs", ".", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "p(x|z)" in (tmp_path / "docs" / "reference.html").read_text()

@@ -42,7 +42,7 @@ BUDGETS = {
     "explorer": 240,
     "sweep": 550,
     "reproduce": 4_090,
-    "commands": 1_305,
+    "commands": 1_307,
 }
 
 

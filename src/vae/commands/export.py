@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from vae.export import export
 
     run = load_on_device(args.run, args.checkpoint, label=args.label)
+    if run.model.classes and args.label is None:
+        raise UsageError(f"{args.run}: the model is conditional on labels; --label Y exports that of one")
     check_output(out / "encoder")
     out.mkdir(parents=True, exist_ok=True)
     for path, difference in export(run.model, out, args.format).items():

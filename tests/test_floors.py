@@ -38,10 +38,10 @@ BUDGETS = {
     "algorithms": 428,
     "evaluation": 2_004,
     "training": 2_416,
-    "figures": 732,
+    "figures": 730,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_090,
+    "reproduce": 4_098,
     "commands": 1_307,
 }
 

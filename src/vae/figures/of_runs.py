@@ -29,8 +29,6 @@ from vae.training import read_settings
 from vae.training.loading import LoadedRun
 from vae.training.run_directory import history, open_config
 
-LABELS = 20  # whose samples are drawn, at most
-
 
 def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[Path]]]:
     """The figures that suit a run: their names, and functions that draw them."""
@@ -101,7 +99,7 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
     """The decoder's means at draws from the prior; of a conditional model, for each label at the same ten draws."""
     model = run.model
     if model.classes and model.label is None:
-        rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed)) for y in range(min(model.classes, LABELS))}
+        rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed)) for y in range(min(model.classes, 20))}
         title = f"{run.path.name}: decoder means by label at 10 draws of z from the prior (seed {seed})"
         return _save(in_rows(rows, title, run.data_range), run.path, "samples", out)
     title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"

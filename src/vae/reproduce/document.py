@@ -141,6 +141,7 @@ class Figure:
     experiments: tuple[str, ...]
     draw: Callable[[Chosen], Picture]
     seen: str = ""  # what the eye finds beside the document's description
+    partial: bool = False  # drawn also while records are missing
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,13 @@ def draw(document: Document, records: Records, out: Path, only: str | None) -> l
     """Draw the figures whose records exist into OUT/figures."""
     made = list[Path]()
     for figure in document.figures:
-        if only in (None, figure.name) and all(name in records for name in figure.experiments):
+        there = [name in records for name in figure.experiments]
+        if only in (None, figure.name) and (all(there) or (figure.partial and any(there))):
             made.append(out / "figures" / figure_file(figure))
             made[-1].parent.mkdir(parents=True, exist_ok=True)
-            figure.draw({name: records[name] for name in figure.experiments}).savefig(made[-1], dpi=100)
+            figure.draw({name: records[name] for name in figure.experiments if name in records}).savefig(
+                made[-1], dpi=100
+            )
             picture = Image.open(made[-1]).convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE)
             picture.save(made[-1], optimize=True)  # a quarter of the bytes
     return made

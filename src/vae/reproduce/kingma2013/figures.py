@@ -104,7 +104,7 @@ def _estimated(results: Results, split: str) -> Curve:
 
 
 def _results(records: Chosen, name: str) -> list[Results]:
-    return [record.results for record in records[name]]
+    return [record.results for record in records.get(name, ())]
 
 
 def draw_figure_4(records: Chosen) -> Picture:
@@ -118,7 +118,8 @@ def draw_figure_5(records: Chosen) -> Picture:
 
 
 def _sheets(records: Chosen, titles: Mapping[str, str], key: str) -> Picture:
-    """Square sheets of pictures side by side."""
+    """Square sheets of pictures side by side, as far as there are records."""
+    titles = {name: title for name, title in titles.items() if name in records}
     made = figure(5 * len(titles), 5.2, "")
     for axes, (name, title) in zip(np.atleast_1d(made.subplots(1, len(titles))), titles.items(), strict=True):
         images = next(record.arrays[key] for record in records[name] if record.arrays)

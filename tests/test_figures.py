@@ -8,7 +8,8 @@ import torch
 
 import vae
 from vae import figures
-from vae.figures.images import tile
+from vae.figures import of_runs
+from vae.figures.images import in_rows, tile
 from vae.files import read_log
 
 RNG = np.random.default_rng(0)
@@ -149,14 +150,13 @@ def test_a_log_may_hold_one_value_beside_step_epoch_and_split(tmp_path):
 def test_traversals_go_through_latents_by_their_kl(monkeypatch, tmp_path):
     """Rows: the latents of most KL first, from -2 to 2, the others as in the code; between two data: from one to the
     other."""
-    from vae.figures import of_runs
     from vae.training.loading import LoadedRun
 
     torch.manual_seed(0)
     model = vae.VAE(vae.mlp_encoder((1, 4, 4), 6), vae.mlp_decoder(3, (1, 4, 4)), vae.Bernoulli((1, 4, 4)))
     data = vae.Data.from_arrays(torch.rand(40, 1, 4, 4).round().numpy(), test_size=20, seed=0)
     run, seen = LoadedRun(model, None, tmp_path, "last", 0, None, None), {}
-    monkeypatch.setattr(of_runs, "in_rows", lambda rows, title, limits: seen.update(rows))
+    monkeypatch.setattr(of_runs, "in_rows", lambda rows, title, limits, columns: seen.update(rows))
     monkeypatch.setattr(of_runs, "_save", lambda *given: [])
     x = data.evaluation_split("test").images()
     of_runs.draw_traversals(run, data, data.evaluation_split("test"), 4, 2, 2.0)
@@ -171,3 +171,16 @@ def test_traversals_go_through_latents_by_their_kl(monkeypatch, tmp_path):
     of_runs.draw_interpolation(run, data, [(2, 7)])
     ends = model.reconstruct(x[[2, 7]])
     np.testing.assert_allclose(seen["2 to 7"][[0, -1]], ends, rtol=1e-5)
+
+
+def test_columns_of_a_table_are_named_and_drawn_in_standard_deviations(tmp_path):
+    torch.manual_seed(0)
+    likelihood = vae.Gaussian((3,), standardise=True)
+    likelihood.location.copy_(torch.tensor([1000.0, 0.0, -1.0]))
+    likelihood.scale.copy_(torch.tensor([100.0, 1.0, 1e-3]))
+    model = vae.VAE(vae.mlp_encoder((3,), 4), vae.mlp_decoder(2, likelihood.output_shape), likelihood).eval()
+    x = likelihood.location + likelihood.scale * torch.tensor([[1.0, -2.0, 0.5]])
+    assert of_runs._array(x, model) == pytest.approx(np.array([[1.0, -2.0, 0.5]]), abs=1e-4)
+    assert "in standard deviations" in of_runs._unit(model)
+    made = in_rows({"original": x.numpy()}, "", None, ("area", "width", "age"))
+    assert [tick.get_text() for tick in made.axes[0].get_xticklabels()] == ["area", "width", "age"]

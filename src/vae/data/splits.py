@@ -84,11 +84,6 @@ class Split:
         """y, if they are labels."""
         return None if self.y is None or self.y.is_floating_point() else self.y
 
-    def label_shares(self, classes: int) -> Tensor:  # (classes,)
-        """The share of each label, 0, 1, ..., in the data."""
-        assert self.labels is not None, "checked"
-        return torch.bincount(self.labels, minlength=classes) / len(self)
-
     @property
     def values(self) -> Tensor:
         """The values that occur, float64; those of bytes once each."""

@@ -39,50 +39,65 @@ def _limits(images: Array) -> Limits:
     return min(0.0, float(images.min())), max(1.0, float(images.max()))
 
 
-def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
+def reconstructions(
+    originals: Array,
+    by_run: Mapping[str, Array],
+    title: str,
+    limits: Limits | None = None,
+    columns: Sequence[str] = (),
+) -> Figure:
     """A row of originals, then one per run of the decoder's means at the posterior means; vectors as lines."""
-    return in_rows({"original": originals, **by_run}, title, limits)
+    return in_rows({"original": originals, **by_run}, title, limits, columns)
 
 
-def in_rows(rows: Mapping[str, Array], title: str, limits: Limits | None = None) -> Figure:
+def in_rows(rows: Mapping[str, Array], title: str, limits: Limits | None = None, columns: Sequence[str] = ()) -> Figure:
     """Rows of as many data each, under their names; vectors as lines."""
     first = next(iter(rows.values()))
     if first.ndim == 2:
-        return _lines(rows, title)
-    columns, height, width = len(first), *first.shape[-2:]
-    cell = min(0.8, 16 / columns)
-    made = figure(1.8 + cell * columns, 0.5 + len(rows) * max(0.3, cell * height / width + 0.06), title)
+        return _lines(rows, title, columns)
+    across, height, width = len(first), *first.shape[-2:]
+    cell = min(0.8, 16 / across)
+    made = figure(1.8 + cell * across, 0.5 + len(rows) * max(0.3, cell * height / width + 0.06), title)
     panels = made.subplots(len(rows), 1, squeeze=False).flat
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
-        _show(axes, tile(images, columns), limits or _limits(first))
+        _show(axes, tile(images, across), limits or _limits(first))
         axes.set_ylabel(verbatim(name), rotation=0, ha="right", va="center", fontsize=9)
     return made
 
 
-def _lines(rows: Mapping[str, Array], title: str) -> Figure:
-    """Vectors: one panel per datum, one line per row, against the index of the element."""
+def _lines(rows: Mapping[str, Array], title: str, columns: Sequence[str]) -> Figure:
+    """Vectors: one panel per datum, one line per row, against the element."""
     count = len(next(iter(rows.values())))
-    columns, panels_high = min(5, count), -(-count // 5)
-    made = figure(0.6 + 2.4 * columns, 0.9 + 1.6 * panels_high, title)
-    panels = made.subplots(panels_high, columns, sharex=True, sharey=True, squeeze=False).flat
+    across, panels_high = min(5, count), -(-count // 5)
+    made = figure(0.6 + 2.4 * across, 0.9 + 1.6 * panels_high, title)
+    panels = made.subplots(panels_high, across, sharex=True, sharey=True, squeeze=False).flat
     for i, axes in enumerate(panels):
         quiet(axes)
+        axes.set_visible(i < count)
         for colour, (name, values) in zip(cycle((LINES[6], *LINES[:6])), rows.items(), strict=False):
             if i < count:
                 axes.plot(values[i], color=colour, linewidth=1, label=verbatim(name))
+        _name_elements(axes, columns)
     panels[0].legend(fontsize=7, frameon=False)
     made.supxlabel("index of the element", fontsize=9)
     made.supylabel("value", fontsize=9)
     return made
 
 
-def samples(images: Array, title: str, limits: Limits | None = None) -> Figure:
+def _name_elements(axes: Axes, columns: Sequence[str]) -> None:
+    """The names of the elements of a vector below it, if there are not too many."""
+    if 0 < len(columns) <= 40:
+        axes.set_xticks(range(len(columns)), [verbatim(name) for name in columns], rotation=90, fontsize=6)
+
+
+def samples(images: Array, title: str, limits: Limits | None = None, columns: Sequence[str] = ()) -> Figure:
     """A square of the decoder's means at draws from the prior; vectors as overlaid lines."""
     if images.ndim == 2:
         made = figure(6, 4, title)
         axes = made.subplots()
         axes.plot(images.T, color=LINES[0], alpha=0.3, linewidth=0.8)
         quiet(axes, xlabel="index of the element", ylabel="value")
+        _name_elements(axes, columns)
         return made
     sheet = tile(images, int(np.ceil(np.sqrt(len(images)))))
     made = figure(6, 0.4 + max(1.0, 6 * sheet.shape[0] / sheet.shape[1]), title)

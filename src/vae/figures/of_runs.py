@@ -85,14 +85,23 @@ def draw_reconstructions(
     x, by_run = split.images(), dict[str, Array]()
     for name, run in zip(_names([run.path for run in runs]), runs, strict=True):
         given = run.model.with_labels(split.labels)
-        by_run[f"{name}\n(d = {given.latent_dim})"] = _array(given.reconstruct(x))
-    title = f"The first {len(split)} {split_name} data, and the decoder's means at their posterior means"
-    figure = reconstructions(_array(x), by_run, title, runs[0].data_range)
+        by_run[f"{name}\n(d = {given.latent_dim})"] = _array(given.reconstruct(x), given)
+    title = f"The first {len(split)} {split_name} data, and the decoder's means at their posterior means{_unit(given)}"
+    figure = reconstructions(_array(x, given), by_run, title, runs[0].data_range, runs[0].columns)
     return _save(figure, runs[0].path, "reconstructions", out)
 
 
-def _array(images: Tensor) -> Array:
+def _array(images: Tensor, model: Any = None) -> Array:
+    """As an array; of a model of tables, whose likelihood is standardised, in standard deviations from the mean."""
+    if model is not None and _unit(model):
+        images = (images - model.likelihood_head.location) / model.likelihood_head.scale
     return images.detach().cpu().double().numpy()
+
+
+def _unit(model: Any) -> str:
+    """What a title says of the values that are drawn."""
+    standardised = getattr(model.likelihood_head, "standardise", False) and len(model.data_shape) == 1
+    return ", in standard deviations of the training data" if standardised else ""
 
 
 def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) -> list[Path]:
@@ -101,9 +110,9 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
     if model.classes and model.label is None:
         rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed)) for y in range(min(model.classes, 20))}
         title = f"{run.path.name}: decoder means by label at 10 draws of z from the prior (seed {seed})"
-        return _save(in_rows(rows, title, run.data_range), run.path, "samples", out)
-    title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed})"
-    figure = samples(_array(model.sample(count, seed=seed)), title, run.data_range)
+        return _save(in_rows(rows, title, run.data_range, run.columns), run.path, "samples", out)
+    title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed}){_unit(model)}"
+    figure = samples(_array(model.sample(count, seed=seed), model), title, run.data_range, run.columns)
     return _save(figure, run.path, "samples", out)
 
 
@@ -143,11 +152,12 @@ def draw_traversals(
     for j in kl.argsort(descending=True)[:count].tolist():
         z = code.repeat(len(steps), 1)
         z[:, j] = limit * steps
-        rows[f"z{j + 1}, {kl[j]:.2f}"] = _array(model.decode(z))
+        rows[f"z{j + 1}, {kl[j]:.2f}"] = _array(model.decode(z), model)
     title = (
         f"{run.path.name}: one latent (and its KL, nats) from {-limit:g} to {limit:g}, the others of test datum {index}"
+        f"{_unit(model)}"
     )
-    return _save(in_rows(rows, title, run.data_range), run.path, "traversals", out)
+    return _save(in_rows(rows, title, run.data_range, run.columns), run.path, "traversals", out)
 
 
 def draw_interpolation(
@@ -163,10 +173,9 @@ def draw_interpolation(
             for datum in (split.part(slice(i, i + 1)) for i in (first, last))
         )
         model = run.model.with_labels(split.part(slice(first, first + 1)).labels)
-        rows[f"{first} to {last}"] = _array(model.decode((1 - share) * start + share * end))
-    return _save(
-        in_rows(rows, f"{run.path.name}: between two test data", run.data_range), run.path, "interpolation", out
-    )
+        rows[f"{first} to {last}"] = _array(model.decode((1 - share) * start + share * end), model)
+    title = f"{run.path.name}: between two test data{_unit(run.model)}"
+    return _save(in_rows(rows, title, run.data_range, run.columns), run.path, "interpolation", out)
 
 
 def draw_manifold(run: LoadedRun, count: int, limit: float, out: str | None = None) -> list[Path]:

@@ -30,6 +30,7 @@ class LoadedRun:
     step: int
     data_sha256: str | None
     data_range: tuple[float, float] | None  # of the values of the training data, if they are known
+    columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
 
 
 def load_run(
@@ -65,7 +66,8 @@ def load_run(
     model.to(parameter_dtype(settings.train.precision))
     checkpoint.load_model(model, tensors, file)
     model.data_range = tuple(values["data_range"]) if values["data_range"] else None
-    return LoadedRun(model.eval(), settings, path, which, values["step"], values["data_sha256"], model.data_range)
+    facts = values["step"], values["data_sha256"], model.data_range, tuple(values.get("columns", ()))
+    return LoadedRun(model.eval(), settings, path, which, *facts)
 
 
 def checkpoints(path: Path) -> dict[str, Path]:

@@ -252,7 +252,8 @@ def begin(settings: Settings, model: Model, data: Data | Any, ranks: Ranks) -> t
         model.likelihood_head.location.copy_(moments.mean)  # type: ignore[operator]
         model.likelihood_head.scale.copy_(moments.std)  # type: ignore[operator]
     if isinstance(model, VAE) and model.classes and is_data:
-        model.class_shares.copy_(data.train.label_shares(model.classes))
+        labels: Any = data.train.y  # check has seen that they are there
+        model.class_shares.copy_(labels.bincount(minlength=model.classes) / len(labels))
     if isinstance(model, Regression):
         model.prepare(data.train.images(), model.as_targets(data.train.y))
     batches: Any = loader or Resident(data.train, train.batch_size, train.seed, device, dtype)
@@ -266,6 +267,7 @@ def begin(settings: Settings, model: Model, data: Data | Any, ranks: Ranks) -> t
         "data_sha256": data.sha256() if is_data else None,
         "data_range": model.data_range and list(model.data_range),
         "threads": torch.get_num_threads(),
+        **({"columns": list(data.columns)} if is_data and data.columns else {}),
     }
     check_same_data(about["data_sha256"], ranks)
     return RunState(about, algorithm.init(model), Streams(train.seed, device), batches, Progress()), algorithm

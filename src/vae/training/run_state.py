@@ -33,7 +33,7 @@ class RunState:
     form: str | None = None  # of the gradient: plain, compiled or parallel; None until it is chosen
 
     # What a checkpoint holds besides tensors. There may also be `weights`, the checkpoint that the first weights are
-    # from, and `weights_only`, of a checkpoint that is for use alone.
+    # from, `columns`, the names of the elements, and `weights_only`, of a checkpoint that is for use alone.
     VALUES: ClassVar[dict[str, Any]] = {
         "config": dict,
         "data_shape": list,

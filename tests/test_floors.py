@@ -41,7 +41,7 @@ BUDGETS = {
     "figures": 754,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_098,
+    "reproduce": 4_101,
     "commands": 1_307,
 }
 

@@ -33,11 +33,12 @@ def test_config_builds_and_takes_a_step(path):
         model = build(settings).train()
     else:
         settings, shape, _ = resolve(settings)
-        model = build_model(settings.model, shape, settings.train.seed).train()
+        classes = 10 if settings.model.condition else 0
+        model = build_model(settings.model, shape, settings.train.seed, classes=classes).train()
         kind = "grey" if settings.data.pixels == "grey" else "binary"
         assert model.likelihood_head.support in FITTING_SUPPORTS[kind]
         x = torch.rand(5, *DATASETS[settings.data.name].shape, generator=torch.Generator().manual_seed(0))
-        batch = Batch(x if kind == "grey" else (x > 0.5).float(), None, torch.arange(5))
+        batch = Batch(x if kind == "grey" else (x > 0.5).float(), torch.arange(5) if classes else None, torch.arange(5))
     algorithm = build_algorithm(settings, 5, 1)
     state = algorithm.init(model)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])

@@ -589,7 +589,7 @@ def test_evaluates_options_reach_the_evaluation(runs, capsys, tmp_path, monkeypa
     real = vae.VAE.posterior
     monkeypatch.setattr(vae.VAE, "posterior", lambda self, x: (sizes.append(len(x)), real(self, x))[1])
     printed(capsys, runs / "d2", "--batch-size", 100)
-    assert sizes == [100, 100, 97]
+    assert sizes == [100, 100, 97, 100, 100]  # the split, and the 200 training data beside it
 
 
 @pytest.mark.parametrize(

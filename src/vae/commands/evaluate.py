@@ -119,7 +119,8 @@ def _remarks(run: LoadedRun, data: Data | None, elbo: Tensor, record: dict[str, 
     found = list(on_collapse(record["kl_per_dimension"] or ()))
     if data is None or args.split == "train":
         return found
-    seen = evaluate_bound(run.model, data.evaluation_split("train", len(elbo)), name="train", seed=args.seed).elbo
+    train, how = data.evaluation_split("train", len(elbo)), {"seed": args.seed, "batch_size": args.batch_size or 1000}
+    seen = evaluate_bound(run.model, train, name="train", **how).elbo
     return [*found, *on_fit(elbo, seen, args.split, history(run.path))]
 
 

@@ -88,8 +88,8 @@ def _dry_run(args: Any) -> None:
     try:
         data = load_data(settings.data)
     except DataError as error:
-        if DATASETS[settings.data.name].shape is None:
-            raise
+        if DATASETS[settings.data.name].shape is None or getattr(settings.model, "condition", None):
+            raise  # they alone tell what to build
         settings, shape, kind = resolve(settings)
         model = build_model(settings.model, shape, settings.train.seed)
         check_parts(settings, model)

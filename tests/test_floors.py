@@ -36,13 +36,13 @@ BUDGETS = {
     "models": 1_032,
     "objectives": 631,
     "algorithms": 428,
-    "evaluation": 2_004,
-    "training": 2_420,
-    "figures": 754,
+    "evaluation": 1_999,
+    "training": 2_417,
+    "figures": 747,
     "explorer": 240,
     "sweep": 550,
     "reproduce": 4_104,
-    "commands": 1_308,
+    "commands": 1_300,
 }
 
 

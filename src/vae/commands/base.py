@@ -210,8 +210,8 @@ def write_table(path: str, columns: dict[str, Any]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
-    for row in zip(*(list(column) for column in columns.values()), strict=True):
-        writer.writerow([f"{value:.10g}" if isinstance(value, float) else value for value in row])
+    shown = ([f"{value:.10g}" if isinstance(value, float) else value for value in of] for of in columns.values())
+    writer.writerows(zip(*shown, strict=True))
     write_atomically(Path(path), buffer.getvalue().encode())
 
 

@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from vae.training.checks import check_support
 
     questions = _questions(args)
+    asked = any(getattr(questions, question) for question in ANSWERS)
     if args.save and not Path(args.save).absolute().parent.is_dir():
         raise UsageError(f"{args.save}: its folder does not exist")
     run, data, split = _load(args)
@@ -98,11 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     record, values = report(run.model, split, questions, name=name, train=train, origin=origin(run), verbose=True)
     if args.data is not None:
         record["data"] = args.data
-    elif (
-        data is not None
-        and isinstance(run.model, VAE)
-        and not any(getattr(questions, question) for question in ANSWERS)
-    ):
+    elif data is not None and isinstance(run.model, VAE) and not asked:
         record["remarks"] = _remarks(run, data, values["elbo"], record, args)
     if args.save:
         write_npz(args.save, {key: column.numpy() for key, column in values.items()})
@@ -110,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_evaluation(run.path, record, _name(args))
 
 
-def _remarks(run: LoadedRun, data: Data | None, elbo: Tensor, record: dict[str, Any], args: Any) -> list[str]:
+def _remarks(run: LoadedRun, data: Data, elbo: Tensor, record: dict[str, Any], args: Any) -> list[str]:
     """What the numbers of a split mean, in sentences."""
     from vae.evaluation import evaluate_bound
     from vae.evaluation.remarks import on_collapse, on_fit
     from vae.training.run_directory import history
 
     found = list(on_collapse(record["kl_per_dimension"] or ()))
-    if data is None or args.split == "train":
+    if args.split == "train":
         return found
     train, how = data.evaluation_split("train", len(elbo)), {"seed": args.seed, "batch_size": args.batch_size or 1000}
     seen = evaluate_bound(run.model, train, name="train", **how).elbo

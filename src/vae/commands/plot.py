@@ -75,7 +75,7 @@ def main_samples(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=natural, default=0, help="of the draws (default: 0)")
     args = parser.parse_args(argv)
 
-    from vae.figures.of_runs import draw_samples, draw_samples_beside
+    from vae.figures.of_runs import draw_aggregate, draw_samples
 
     if args.prior == "standard":
         run = load_on_device(args.run, args.checkpoint, label=args.label)
@@ -89,7 +89,7 @@ def main_samples(argv: Sequence[str] | None = None) -> None:
     if args.label is not None:
         run.model = run.model.given(args.label)
     print(found.verdict)
-    print(*draw_samples_beside(run, found, args.count, args.seed, args.out), sep="\n")
+    print(*draw_aggregate(run, found, args.count, args.seed, args.out), sep="\n")
 
 
 @command

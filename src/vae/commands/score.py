@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_table(args.out, columns | ({"least_likely": words} if data.columns else {}))
     if args.json:
         rows = [{"index": int(split.index[i]), **{key: v[i].item() for key, v in values.items()}} for i in order]
-        for i, row in zip(order, rows, strict=True):
-            row |= {"least_likely": words[i]} if words else {}
+        rows = [{**row, "least_likely": words[i]} for i, row in zip(order, rows, strict=True)] if words else rows
         below = {f"{level:g}": (values["p_value"] <= level).double().mean().item() for level in (0.01, 0.05, 0.1)}
         record = {"n": len(split), "validation": len(held["score"]), "density": run.model.is_density}
         print(json.dumps({**record, "share_with_p_value_at_most": below, "strangest": rows}, allow_nan=False))

@@ -35,11 +35,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--list", action="store_true", help="list every setting and every part, with options and defaults"
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only print the resolved config, and what is to be said of the data",
-    )
+    parser.add_argument("--dry-run", action="store_true", help="only print the resolved config and remarks on the data")
     return parser
 
 

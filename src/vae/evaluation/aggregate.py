@@ -31,8 +31,8 @@ class AggregatePosterior:
     def sample(self, n: int, seed: int) -> Tensor:  # (n, J)
         """Draws of z."""
         self.mixture.set_params(random_state=seed)
-        draws, _ = self.mixture.sample(n)
-        return torch.from_numpy(np.random.default_rng(seed).permutation(draws))  # which come component by component
+        draws = self.mixture.sample(n)[0]  # component by component
+        return torch.from_numpy(np.random.default_rng(seed).permutation(draws))
 
     @property
     def verdict(self) -> str:
@@ -52,11 +52,8 @@ def aggregate_posterior(model: VAE, train: Split, held_out: Split, *, seed: int 
     train = train.first(LIMIT)
     codes = posterior_codes(model, train, name="train", sampled=True).double().numpy()
     others = posterior_codes(model, held_out.first(LIMIT), name="held out", sampled=True).double()
-    fitted = [
-        GaussianMixture(size, random_state=seed, reg_covar=1e-4).fit(codes)
-        for size in COMPONENTS
-        if size == 1 or len(codes) > 2 * size * codes.shape[1]
-    ]
+    sizes = [size for size in COMPONENTS if size == 1 or len(codes) > 2 * size * codes.shape[1]]
+    fitted = [GaussianMixture(size, random_state=seed, reg_covar=1e-4).fit(codes) for size in sizes]
     best = max(fitted, key=lambda mixture: mixture.score(others.numpy()))
     log_prior = model.prior.log_prob(others.to(model.prior.mean)).sum(1).double().cpu().numpy()
     return AggregatePosterior(best, mean_and_stderr(torch.from_numpy(best.score_samples(others.numpy()) - log_prior)))

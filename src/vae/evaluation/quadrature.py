@@ -159,9 +159,8 @@ class Quadrature:
         z, datum = level.z.view(1, -1, latent_dim), level.datum.repeat_interleave(corners)
         size = rows_at_once(model)
         pairs = zip(z.split(size, 1), datum.split(size), strict=True)
-        return torch.cat([model.at(places).log_joint(x[places], rows)[0] for rows, places in pairs]).view(
-            blocks, corners
-        )
+        values = [model.at(places).log_joint(x[places], rows)[0] for rows, places in pairs]
+        return torch.cat(values).view(blocks, corners)
 
     def _refined(self, level: Level, log_f: Tensor, settled: Tensor) -> tuple[Level, Tensor]:
         """Half the spacing where the integrand may matter, which is where a value, plus how much it varies among its

@@ -26,9 +26,8 @@ def on_collapse(kl_per_dimension: Sequence[float]) -> Iterator[str]:
 
 
 def on_fit(held_out: Tensor, train: Tensor, name: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Whether the ELBO of training data (M,) is above that of held-out data (N,), with a 95 % interval; if it is not,
-    whether by the metrics of the run it still rose in training.
-    """
+    """Whether the ELBO of training data (M,) is above that of held-out data (N,), with a 95 % interval; if not, whether
+    it still rose in training."""
     held, seen = mean_and_stderr(held_out), mean_and_stderr(train)
     if held["stderr"] is None or seen["stderr"] is None:
         return

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,15 +40,9 @@ def _limits(images: Array) -> Limits:
     return min(0.0, float(images.min())), max(1.0, float(images.max()))
 
 
-def reconstructions(
-    originals: Array,
-    by_run: Mapping[str, Array],
-    title: str,
-    limits: Limits | None = None,
-    columns: Sequence[str] = (),
-) -> Figure:
+def reconstructions(originals: Array, by_run: Mapping[str, Array], title: str, *more: Any) -> Figure:
     """A row of originals, then one per run of the decoder's means at the posterior means; vectors as lines."""
-    return in_rows({"original": originals, **by_run}, title, limits, columns)
+    return in_rows({"original": originals, **by_run}, title, *more)
 
 
 def in_rows(rows: Mapping[str, Array], title: str, limits: Limits | None = None, columns: Sequence[str] = ()) -> Figure:

@@ -116,15 +116,13 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
     return _save(figure, run.path, "samples", out)
 
 
-def draw_samples_beside(
-    run: LoadedRun, aggregate: AggregatePosterior, count: int, seed: int, out: str | None = None
-) -> list[Path]:
+def draw_aggregate(run: LoadedRun, fitted: AggregatePosterior, count: int, seed: int, out: str | None) -> list[Path]:
     """The decoder's means at draws from the prior, and at draws from a mixture fitted to the codes."""
     model = run.model
     if model.classes and model.label is None:
         model = model.given(model.drawn_labels(count, seed))
-    name = f"mixture of {aggregate.mixture.n_components} Gaussians fitted to the codes"
-    drawn = {"prior N(0, I)": model.sample(count, seed=seed), name: model.decode(aggregate.sample(count, seed))}
+    name = f"mixture of {fitted.mixture.n_components} Gaussians fitted to the codes"
+    drawn = {"prior N(0, I)": model.sample(count, seed=seed), name: model.decode(fitted.sample(count, seed))}
     title = f"{run.path.name}: decoder means at {count} draws of z (seed {seed})"
     figure = samples_of({name: _array(images) for name, images in drawn.items()}, title, run.data_range)
     return _save(figure, run.path, "samples_aggregate", out)

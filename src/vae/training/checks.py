@@ -130,8 +130,8 @@ def check_labels(labels: Tensor | None, source: str, model: VAE) -> None:
     """DataError if a conditional model lacks a label, or there is one that it does not have."""
     if model.classes and labels is None:
         raise DataError(f"{source}: a conditional model needs a label for each datum, and there are none")
-    if model.classes and labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < model.classes:
-        low, high = int(labels.min()), int(labels.max())
+    low, high = (0, 0) if labels is None else (int(labels.min()), int(labels.max()))
+    if model.classes and not 0 <= low <= high < model.classes:
         raise DataError(f"{source}: has labels from {low} to {high}, and the model those from 0 to {model.classes - 1}")
 
 

@@ -50,7 +50,7 @@ def diagnosis(settings: Settings, data: Data, model: Model) -> Iterator[str]:
     yield f"{sum(p.numel() for p in model.parameters()):,} parameters"
     run, algorithm = begin(settings, model, data, Ranks.joined())  # with all checks of a training run
     if isinstance(model, VAE):
-        yield _likelihoods(data.kind, settings)
+        yield _likelihoods(data.kind, settings.model)
     yield from _labels(data)
     yield from _constant(data, model)
     yield from _copies(data)
@@ -96,17 +96,14 @@ def variance_advice(variances: Tensor, noise: float, beta: float, *, learned: bo
     return f"{what}, however long it is trained; standardise the data, or set a smaller model.likelihood.std"
 
 
-def _likelihoods(kind: str, settings: Settings) -> str:
-    chosen: Any = settings.model
-    rows: Any = LIKELIHOODS
-    fitting = [name for name, row in rows.items() if row.support in FITTING_SUPPORTS[kind]]
-    return f"likelihoods that fit {kind} values: {', '.join(fitting)}; chosen: {chosen.likelihood.name}"
+def _likelihoods(kind: str, model: Any) -> str:
+    fitting = [name for name, row in LIKELIHOODS.items() if getattr(row, "support", None) in FITTING_SUPPORTS[kind]]
+    return f"likelihoods that fit {kind} values: {', '.join(fitting)}; chosen: {model.likelihood.name}"
 
 
 def _labels(data: Data) -> Iterator[str]:
-    if data.train.labels is not None and data.num_labels:
-        counts = torch.bincount(data.train.labels)
-        counts = counts[counts > 0]
+    if data.train.labels is not None:
+        counts = data.train.labels.unique(return_counts=True)[1]
         yield f"{len(counts)} labels, on {int(counts.min())} to {int(counts.max())} training data each"
 
 
@@ -116,11 +113,11 @@ def _constant(data: Data, model: Model) -> Iterator[str]:
     same = (x == x[0]).all(0)
     if same.any():
         places = same.nonzero().flatten().tolist()
-        which = f" ({names_of([data.columns[i] for i in places] if data.columns else places, 5)})"
+        names = names_of([data.columns[i] for i in places] if data.columns else places, 5)
         learned = isinstance(model, VAE) and isinstance(model.likelihood_head, Gaussian)
         limit = "; their density grows until the floor of the decoder's variance" if learned else ""
-        what = which if split.x.ndim == 2 else ""
-        yield f"{len(places)} of {x.shape[1]} elements are the same in all training data{what}{limit}"
+        which = f" ({names})" if split.x.ndim == 2 else ""
+        yield f"{len(places)} of {x.shape[1]} elements are the same in all training data{which}{limit}"
     blank = (x == x[:, :1]).all(1)
     if x.shape[1] > 1 and blank.any():
         yield f"{int(blank.sum())} training data are blank, the same value everywhere, such as {_places(split, blank)}"

@@ -41,7 +41,7 @@ BUDGETS = {
     "figures": 747,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_104,
+    "reproduce": 4_108,
     "commands": 1_300,
 }
 

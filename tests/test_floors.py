@@ -38,7 +38,7 @@ BUDGETS = {
     "algorithms": 428,
     "evaluation": 1_999,
     "training": 2_417,
-    "figures": 747,
+    "figures": 746,
     "explorer": 240,
     "sweep": 550,
     "reproduce": 4_108,

@@ -44,10 +44,8 @@ def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[
         figures["manifold"] = lambda: draw_manifold(run, 20, 4.0)
     if model.latent_dim <= 2:
         figures["codes"] = lambda: draw_codes(run, data, split, "test")
-    elif (
-        len(split) > 3 and len(posterior_codes(model, split.first(100), name="test").unique(dim=0)) > 1
-    ):  # else all equal
-        # t-SNE of more data could take longer than the training; plot_tsne.py takes all by default
+    elif len(split) > 3 and len(posterior_codes(model, split.first(100), name="test").unique(dim=0)) > 1:
+        # Else all codes are equal. t-SNE of more data could take longer than training; plot_tsne.py takes all by default.
         figures["tsne"] = lambda: draw_codes(run, data, split.first(2000), "test")
     return figures
 
@@ -108,8 +106,9 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
     """The decoder's means at draws from the prior; of a conditional model, for each label at the same ten draws."""
     model = run.model
     if model.classes and model.label is None:
-        rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed)) for y in range(min(model.classes, 20))}
-        title = f"{run.path.name}: decoder means by label at 10 draws of z from the prior (seed {seed})"
+        labels = range(min(model.classes, 20))
+        rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed), model) for y in labels}
+        title = f"{run.path.name}: decoder means by label at 10 draws of z from the prior (seed {seed}){_unit(model)}"
         return _save(in_rows(rows, title, run.data_range, run.columns), run.path, "samples", out)
     title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed}){_unit(model)}"
     figure = samples(_array(model.sample(count, seed=seed), model), title, run.data_range, run.columns)
@@ -123,8 +122,8 @@ def draw_aggregate(run: LoadedRun, fitted: AggregatePosterior, count: int, seed:
         model = model.given(model.drawn_labels(count, seed))
     name = f"mixture of {fitted.mixture.n_components} Gaussians fitted to the codes"
     drawn = {"prior N(0, I)": model.sample(count, seed=seed), name: model.decode(fitted.sample(count, seed))}
-    title = f"{run.path.name}: decoder means at {count} draws of z (seed {seed})"
-    figure = samples_of({name: _array(images) for name, images in drawn.items()}, title, run.data_range)
+    title = f"{run.path.name}: decoder means at {count} draws of z (seed {seed}){_unit(model)}"
+    figure = samples_of({name: _array(images, model) for name, images in drawn.items()}, title, run.data_range)
     return _save(figure, run.path, "samples_aggregate", out)
 
 

@@ -45,7 +45,7 @@ def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[
     if model.latent_dim <= 2:
         figures["codes"] = lambda: draw_codes(run, data, split, "test")
     elif len(split) > 3 and len(posterior_codes(model, split.first(100), name="test").unique(dim=0)) > 1:
-        # Else all codes are equal. t-SNE of more data could take longer than training; plot_tsne.py takes all by default.
+        # Else all codes are equal. t-SNE of more data could take longer than training; plot_tsne.py takes all data.
         figures["tsne"] = lambda: draw_codes(run, data, split.first(2000), "test")
     return figures
 

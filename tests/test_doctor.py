@@ -51,6 +51,14 @@ def test_it_names_constants_copies_blanks_labels_and_likelihoods():
     assert said(RNG.random((60, 1, 4, 4)).astype(np.float32)).count("\n") == 3  # nothing more to say
 
 
+def test_rows_far_out_are_among_the_sentences(recwarn):
+    x = np.random.default_rng(1).standard_normal((120, 3))
+    x[5, 1] = 1e4
+    x[6, 1] = -1e4
+    assert "rows far out, beyond 20 interquartile ranges of a column: " in said(x)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(400, 6), (5, 9)])
 def test_principal_variances_are_those_of_probabilistic_pca(rows, columns):
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(
@@ -231,7 +239,7 @@ def test_columns_keep_their_names(table, capsys, tmp_path):
 def test_a_file_without_a_column_is_refused(table, capsys, tmp_path):
     (tmp_path / "other.csv").write_text("height,mass,flat,years\n1,2,3,4\n")
     assert evaluate.main([str(table / "run"), "--data", str(tmp_path / "other.csv")]) == 2
-    assert "has no column age, which" in capsys.readouterr().err
+    assert "has no column age, which the training data have" in capsys.readouterr().err
 
 
 def test_evaluate_and_samples_say_what_they_found(table, capsys):

@@ -32,8 +32,8 @@ BUDGETS = {
     "vae": 2_558,
     "distributions": 1_561,
     "likelihoods": 578,
-    "data": 1_468,
-    "models": 1_032,
+    "data": 1_469,
+    "models": 1_042,
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_999,
@@ -41,8 +41,8 @@ BUDGETS = {
     "figures": 746,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_108,
-    "commands": 1_300,
+    "reproduce": 4_081,
+    "commands": 1_304,
 }
 
 

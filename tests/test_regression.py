@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vae
 from vae.commands import evaluate, sweep
-from vae.data import Batch
+from vae.data import Batch, Split
 from vae.data.synthetic import li_data, li_law
 from vae.distributions import Normal
 from vae.errors import ConfigError, DataError, UsageError
@@ -37,6 +37,10 @@ X, Y = GENERATOR.normal(size=(N, D)), GENERATOR.normal(size=(N, T))
 
 def doubles(*arrays):
     return [torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in arrays]
+
+
+def split_of(x, y):
+    return Split(x, y, torch.arange(len(x)))
 
 
 def model_of(**options):
@@ -82,7 +86,7 @@ def test_the_kl_of_the_weights_is_torchs_and_is_counted_once_for_all_data():
     torch.testing.assert_close(model.kl(), wanted)
     assert weights_kl(model_of(weights="point")) == 0
     x, y = doubles(X, Y)
-    model.prepare(x, y)
+    model.prepare(split_of(x, y))
     total = 0.0
     for rows in torch.arange(N).split(M):  # minibatches of 5, 5 and 1
         noise = {k: torch.zeros(n.shape) for k, n in weights_noises(model, "activations", 1, len(rows)).items()}
@@ -123,7 +127,7 @@ def test_the_optimum_of_a_linear_model_is_bayesian_linear_regression(sampling):
     x, y, s, precision, mean, evidence = linear_problem()
     options = {"noise": "fixed", "noise_std": s, "hidden": (), "prior_std": 0.7, "standardise": False}
     model = Regression((D,), 1, layers="all", sampling=sampling, **options).double()
-    model.prepare(x, y)
+    model.prepare(split_of(x, y))
     layer = model.mean[1]
     with torch.no_grad():
         layer.mean.copy_(mean[None])
@@ -160,7 +164,7 @@ def test_drawn_activations_have_less_variance_of_the_gradient_than_drawn_weights
     variance = {}
     for sampling in ("activations", "weights"):
         model = model_of(layers="all", sampling=sampling, initial_std=0.2)
-        model.prepare(x, y)
+        model.prepare(split_of(x, y))
         gradients = []
         for seed in range(60):
             g = torch.Generator().manual_seed(seed)
@@ -176,8 +180,8 @@ def test_standardising_changes_the_density_by_its_jacobian():
     """The same function in other units of x and y: log p falls by log of the factor of y, per target."""
     x, y = doubles(X, Y)
     one, other = model_of(), model_of()
-    one.prepare(x, y)
-    other.prepare(1000 * x - 5, 20 * y + 7)
+    one.prepare(split_of(x, y))
+    other.prepare(split_of(1000 * x - 5, 20 * y + 7))
     difference = Predictive.of(one, x, 7, 0).log_prob(y) - Predictive.of(other, 1000 * x - 5, 7, 0).log_prob(20 * y + 7)
     torch.testing.assert_close(difference, torch.full_like(difference, T * math.log(20)), rtol=0, atol=1e-5)
 
@@ -186,7 +190,7 @@ def test_standardising_changes_the_density_by_its_jacobian():
 def test_what_the_noise_is(noise, std):
     x, y = doubles(X, 10 * Y)
     model = model_of(noise=noise, noise_std=0.3)
-    model.prepare(x, y)
+    model.prepare(split_of(x, y))
     found = model.likelihood(x, {}).std[0]
     assert found.shape == (N, T)
     if std is not None:  # in the units of y, whatever is standardised inside

@@ -19,7 +19,7 @@ from vae.errors import DataError, UsageError
 from vae.randomness import datum_noise
 from vae.reproduce import DOCUMENTS, records, running, slides, wang2018
 from vae.reproduce.chen2020 import measures
-from vae.reproduce.document import Document, Experiment, Figure, Made, Number, Quantity, Table, at, difference
+from vae.reproduce.document import Document, Experiment, Figure, Made, Number, Quantity, Table, at, less
 from vae.reproduce.pictures import sharpness
 from vae.reproduce.table import row, table
 
@@ -103,7 +103,7 @@ def test_a_quick_record_replicates_nothing():
 
 
 def test_seeds_are_paired_and_a_single_record_serves_all():
-    quantity = Quantity("1", "a less b", ("a", "b"), lambda a, b: difference(at("x")(a), at("x")(b)))
+    quantity = Quantity("1", "a less b", ("a", "b"), less(at("x")))
     held = {
         "a": [record(seed, {"x": value}) for seed, value in ((4, 1.0), (5, 2.0), (6, 4.0))],
         "b": [record(seed, {"x": value}) for seed, value in ((4, 0.5), (6, 1.0))],
@@ -116,8 +116,12 @@ def test_seeds_are_paired_and_a_single_record_serves_all():
 
 
 def test_a_difference_has_both_errors():
-    assert difference(Number(3.0, 0.3), Number(1.0, 0.4)) == Number(2.0, 0.5)
-    assert difference(Number(3.0), Number(1.0, 0.4)) == Number(2.0, None)
+    assert Number(3.0, 0.3) - Number(1.0, 0.4) == Number(2.0, 0.5)
+    assert Number(3.0) - Number(1.0, 0.4) == Number(2.0, None)
+    assert 1.0 - Number(3.0, 0.3) == Number(-2.0, 0.3)
+    assert Number(3.0, 0.3) - 1.0 == Number(2.0, 0.3)
+    assert 1.0 + Number(3.0) == Number(4.0)
+    assert abs(Number(-3.0, 0.3)) == Number(3.0, 0.3)
 
 
 # ------------------------------------------------------------------------------------- records
@@ -167,7 +171,7 @@ TINY = Document(
     ),
     (
         Quantity("1.1", "the loss | of two", ("two",), at("x"), "60"),
-        Quantity("1.2", "two is worse than five", ("two", "five"), lambda a, b: difference(at("x")(a), at("x")(b)), claim=True),
+        Quantity("1.2", "two is worse than five", ("two", "five"), less(at("x")), claim=True),
         Quantity("text", "of none", ("none",), at("x"), "1.5"),
     ),
     (Figure("1.1", "A caption.", ("two",), lambda found: Picture()),),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import functools
 import io
 import os
@@ -171,6 +172,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--split": {"choices": ("test", "validation", "train"), "default": "test", "help": "which data (default: test)"},
     "--label": {"type": natural, "metavar": "Y", "help": "of a conditional model: the label that x is given"},
     "--limit": {"type": positive, "metavar": "N", "help": "only the first N data"},
+    "--data": {"metavar": "FILE", "help": "an .npz file with x_test, or x (or a .csv file), in place of the split"},
+    "--json": {"action": "store_true", "help": "print only one JSON object"},
 }
 
 
@@ -181,38 +184,35 @@ def add(parser: Parser, *names: str, **more: Any) -> None:
 
 
 def write_npz(path: str, arrays: dict[str, Any]) -> None:
-    """Write arrays to an .npz file, whole or not at all."""
-    import io
-
+    """Write arrays to an .npz file."""
     import numpy as np
 
-    from vae.training.run_directory import check_output
-
-    check_output(Path(path))
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    try:
-        if Path(path).is_dir():
-            raise UsageError(f"{path}: is a folder; name the .npz file to write")
-        write_atomically(Path(path), buffer.getvalue())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    _write(Path(path), buffer.getvalue())
 
 
 def write_table(path: str, columns: dict[str, Any]) -> None:
-    """Write columns of numbers or words, each (N,), to a .csv file under their names, whole or not at all."""
-    import csv
-    import io
-
-    from vae.training.run_directory import check_output
-
-    check_output(Path(path))
+    """Write columns of numbers or words, each (N,), to a .csv file under their names."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     shown = ([f"{value:.10g}" if isinstance(value, float) else value for value in of] for of in columns.values())
     writer.writerows(zip(*shown, strict=True))
-    write_atomically(Path(path), buffer.getvalue().encode())
+    _write(Path(path), buffer.getvalue().encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. UsageError if it cannot be, or is one of a run's own."""
+    from vae.training.run_directory import check_output
+
+    check_output(path)
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; name the file to write")
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def load_on_device(

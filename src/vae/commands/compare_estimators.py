@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae.commands.base import Parser, command, natural, positive, whole_number
+from vae.commands.base import Parser, add, command, natural, positive, whole_number
 from vae.errors import UsageError
 
 
@@ -34,7 +34,7 @@ def _parser() -> Parser:
         "--batch-size", type=positive, default=16, metavar="M", help="of the VAE's minibatch (default: 16)"
     )
     parser.add_argument("--seed", type=natural, default=0, help="of weights, noise and minibatches (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print only one JSON object")
+    add(parser, "--json")
     return parser
 
 

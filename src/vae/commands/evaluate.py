@@ -34,12 +34,7 @@ def _parser() -> Parser:
         "The result is also written to RUN/evaluations, to a file named after the arguments.",
         "runs/digits_d2 --log-likelihood is --num-samples 5000 --limit 100",
     )
-    add(parser, "run", "--checkpoint", "--split", "--limit")
-    parser.add_argument(
-        "--data",
-        metavar="FILE",
-        help="an .npz file with x_test, or x (or a .csv file), to use instead of the test split",
-    )
+    add(parser, "run", "--checkpoint", "--split", "--limit", "--data", "--json")
     parser.add_argument("--seed", type=natural, default=0, help="of the noise (default: 0)")
     parser.add_argument("--log-likelihood", choices=METHODS, help="also estimate log p(x), by this method")
     parser.add_argument(
@@ -73,7 +68,6 @@ def _parser() -> Parser:
         metavar="M",
         help="data at a time (default: 1000; for log p(x), it depends on the method); changes only the speed",
     )
-    parser.add_argument("--json", action="store_true", help="print only one JSON object")
     parser.add_argument("--save", metavar="FILE.npz", help="write the values of each datum to this file")
     return parser
 
@@ -150,10 +144,10 @@ def _load(args: Any) -> tuple[LoadedRun, Data | None, Split]:
         run, data = load_with_data(args.run, args.checkpoint, any_model=True)
         limit = None if args.representation else args.limit  # which limits the labels
         return run, data, data.evaluation_split(args.split, limit)
-    from vae.data import kind_of, read_user_split
+    from vae.data import kind_of
 
     run = load_on_device(args.run, args.checkpoint, any_model=True)
-    split = read_user_split(args.data, run.model.data_shape, run.settings.data, run.data_range)
+    split = run.read(args.data)
     on = "[{:.4g}, {:.4g}]".format(*split.range)
     print(f"{args.data}: {len(split)} data of shape {run.model.data_shape}, {kind_of(split)} on {on}", file=sys.stderr)
     return run, None, split

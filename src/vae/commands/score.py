@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from vae.commands.base import Parser, add, command, load_with_data, positive, write_table
 from vae.errors import UsageError
+from vae.text import NOT_A_DENSITY
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from vae.data import Data, Split
+    from vae.models import VAE
 
 SHOWN = 20  # of the strangest data, in the table and in the figure
+LEVELS = (0.01, 0.05, 0.1)
+NAMES = {"log_p_x": "log p(x)", "elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "p_value": "p-value"}
+Columns = dict[str, list[Any]]  # of each datum: index, the keys of NAMES, and of a table its least likely column
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Score data."""
+def _parser() -> Parser:
     parser = Parser(
         "score",
         "Print the strangest data of a file (or of a split) by a trained model: each datum's score, its terms, and a\n"
@@ -26,18 +29,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         "The score is the ELBO, or log p(x) by importance sampling with --num-samples.",
         "runs/x --data mine.npz --out scores.csv",
     )
-    add(parser, "run", "--checkpoint", "--split", "--limit")
-    parser.add_argument("--data", metavar="FILE", help="an .npz file with x_test, or x (or a .csv file), to score")
+    add(parser, "run", "--checkpoint", "--split", "--limit", "--data", "--json")
     parser.add_argument("--num-samples", type=positive, metavar="K", help="score by log p(x), from K samples a datum")
     parser.add_argument("--out", metavar="FILE.csv", help="write a row for each datum to this file")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing")
-    parser.add_argument("--json", action="store_true", help="print only one JSON object")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score data."""
+    args = _parser().parse_args(argv)
     if args.data is not None and args.split != "test":
         raise UsageError("score.py: --data replaces the split; leave --split out")
 
-    from vae.data import read_user_split
-    from vae.evaluation.outliers import least_likely, p_values, scores
     from vae.training.checks import check_support
     from vae.training.run_directory import check_output
 
@@ -49,49 +54,54 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.run}: was trained without validation data, by which p-values are told; set "
             "data.validation_size, and train again"
         )
-    name = args.split
-    split = data.evaluation_split(args.split, args.limit)
-    if args.data is not None:
-        split, name = read_user_split(args.data, run.model.data_shape, run.settings.data, run.data_range), "data"
-        split = split.first(args.limit)
+    if args.data is None:
+        name, split = args.split, data.evaluation_split(args.split, args.limit)
+    else:
+        name, split = "data", run.read(args.data).first(args.limit)
         check_support(split, args.data, run.model)
-    values = scores(run.model, split, name=name, num_samples=args.num_samples)
-    held = scores(run.model, data.evaluation_split("validation"), name="validation", num_samples=args.num_samples)
-    values["p_value"] = p_values(values.pop("score"), held["score"])
-    words = [data.columns[i] for i in least_likely(run.model, split).tolist()] if data.columns else []
-    order = values[by := "log_p_x" if args.num_samples else "elbo"].argsort()[:SHOWN]
+    columns = _columns(run.model, split, data, name, args.num_samples)
     if args.out is not None:
-        columns = {"index": split.index.tolist(), **{key: column.tolist() for key, column in values.items()}}
-        write_table(args.out, columns | ({"least_likely": words} if data.columns else {}))
+        write_table(args.out, columns)
+    by = "log_p_x" if args.num_samples else "elbo"
+    strangest = sorted(range(len(split)), key=columns[by].__getitem__)[:SHOWN]
+    few = {key: [column[i] for i in strangest] for key, column in columns.items()}
+    shares = {f"{level:g}": sum(p <= level for p in columns["p_value"]) / len(split) for level in LEVELS}
     if args.json:
-        rows = [{"index": int(split.index[i]), **{key: v[i].item() for key, v in values.items()}} for i in order]
-        rows = [{**row, "least_likely": words[i]} for i, row in zip(order, rows, strict=True)] if words else rows
-        below = {f"{level:g}": (values["p_value"] <= level).double().mean().item() for level in (0.01, 0.05, 0.1)}
-        record = {"n": len(split), "validation": len(held["score"]), "density": run.model.is_density}
-        print(json.dumps({**record, "share_with_p_value_at_most": below, "strangest": rows}, allow_nan=False))
+        record = {"n": len(split), "validation": len(data.validation), "density": run.model.is_density}
+        rows = [dict(zip(few, row, strict=True)) for row in zip(*few.values(), strict=True)]
+        print(json.dumps({**record, "share_with_p_value_at_most": shares, "strangest": rows}, allow_nan=False))
         return
-    print(_table(values, split.index, order, args.data or f"the {name} split", len(held["score"]), words))
+    what = f"{args.data or f'the {name} split'}, n = {len(split)}; p-values by {len(data.validation)} validation data"
+    said = ", ".join(f"{share:.1%} at most {level}" for level, share in shares.items())
+    print(f"{what}: {said}", *_lines(few), sep="\n")
     if not run.model.is_density:
-        from vae.text import NOT_A_DENSITY
-
         print(NOT_A_DENSITY)
     if not args.no_figures:
         from vae.figures.of_runs import draw_strangest
 
-        above = [f"{int(split.index[i])}: p {values['p_value'][i]:.3g}" for i in order]
-        print(*draw_strangest(run, split.images()[order], above, f"The strangest of {len(split)} by {by}"), sep="\n")
+        above = [f"{index}: p {p:.3g}" for index, p in zip(few["index"], few["p_value"], strict=True)]
+        title = f"The strangest of {len(split)} by {by}"
+        print(*draw_strangest(run, split.images()[strangest], above, title), sep="\n")
 
 
-def _table(values: dict[str, Tensor], index: Tensor, order: Any, source: str, held: int, words: Sequence[str]) -> str:
-    """The strangest data, each with its least likely column if they are rows of a table, and how many small p-values
-    there are."""
-    p = values["p_value"]
-    shares = ", ".join(f"{(p <= level).double().mean():.1%} at most {level:g}" for level in (0.01, 0.05, 0.1))
-    lines = [f"{source}, n = {len(p)}; p-values by {held} validation data: {shares}"]
-    names = {"log_p_x": "log p(x)", "elbo": "ELBO", "log_p_x_given_z": "log p(x|z)", "kl": "KL", "p_value": "p-value"}
-    keys = [key for key in names if key in values]
-    lines.append(f"{'index':>8}" + "".join(f"{names[key]:>13}" for key in keys) + ("   least likely" if words else ""))
-    for i in order:
-        row = f"{int(index[i]):>8}" + "".join(f"{values[key][i]:>13.4g}" for key in keys)
+def _columns(model: VAE, split: Split, data: Data, name: str, num_samples: int | None) -> Columns:
+    """What is known of each datum."""
+    from vae.evaluation.outliers import least_likely, p_values, scores
+
+    values = scores(model, split, name=name, num_samples=num_samples)
+    held_out = scores(model, data.evaluation_split("validation"), name="validation", num_samples=num_samples)
+    values["p_value"] = p_values(values.pop("score"), held_out["score"])
+    columns: Columns = {"index": split.index.tolist(), **{key: column.tolist() for key, column in values.items()}}
+    if data.columns:
+        columns["least_likely"] = [data.columns[place] for place in least_likely(model, split).tolist()]
+    return columns
+
+
+def _lines(columns: Columns) -> list[str]:
+    """Columns as the lines of a table."""
+    keys, words = [key for key in NAMES if key in columns], columns.get("least_likely")
+    lines = [f"{'index':>8}" + "".join(f"{NAMES[key]:>13}" for key in keys) + ("   least likely" if words else "")]
+    for i, index in enumerate(columns["index"]):
+        row = f"{index:>8}" + "".join(f"{columns[key][i]:>13.4g}" for key in keys)
         lines.append(row + (f"   {words[i]}" if words else ""))
-    return "\n".join(lines)
+    return lines

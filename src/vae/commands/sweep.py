@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from vae.commands.base import Parser, add_set, command, positive
+from vae.commands.base import Parser, add, add_set, command, positive
 from vae.config import read_grid
 from vae.errors import TrainingFailed
 
@@ -45,7 +45,7 @@ def _parser() -> Parser:
         help="how many runs to train at a time on this machine, each with one torch thread, or OMP_NUM_THREADS of them "
         "(default: one run per GPU if they train on GPUs, else as many as the cores allow)",
     )
-    parser.add_argument("--json", action="store_true", help="print only one JSON object")
+    add(parser, "--json")
     return parser
 
 

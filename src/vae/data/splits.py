@@ -296,25 +296,26 @@ def kind_of(*splits: Split) -> Kind:
 
 
 def read_user_split(
-    path: str | Path, shape: tuple[int, ...], settings: DataSettings, trained: tuple[float, float] | None = None
+    path: str | Path,
+    shape: tuple[int, ...],
+    settings: DataSettings,
+    trained: tuple[float, float] | None = None,
+    columns: Sequence[str] = (),
 ) -> Split:
     """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
-    A .csv file has the columns of the one that the model was trained on, in any order if that file is there.
-
-    A warning tells if they lie on another range than the values that the model was `trained` on. DataError if a datum
-    has another shape, or a byte is above the scale.
+    A .csv file has the `columns` that the model was trained on, in any order. A warning tells if the data lie on
+    another range than the values that it was `trained` on. DataError if a datum has another shape, or a byte is above
+    the scale.
     """
     if settings.name == "csv" and Path(path).suffix == ".csv":
         x, y, names = read_table(Path(path), settings.options.get("target"))
         if x.shape[1:] != shape:
             raise DataError(f"{path}: has {x.shape[1]} columns beside the target, and the model is of {shape[0]}")
-        if Path(trained_on := settings.options["path"]).exists():  # in the order of that file
-            wanted = read_table(Path(trained_on), settings.options.get("target"))[2]
-            if missing := [name for name in wanted if name not in names]:
-                raise DataError(f"{path}: has no column {missing[0]}, which {trained_on} has")
-            x = x[:, [names.index(name) for name in wanted]]
-        return _as_split(Arrays(x, y), settings)
+        if missing := [name for name in columns if name not in names]:
+            raise DataError(f"{path}: has no column {missing[0]}, which the training data have")
+        order = [names.index(name) for name in columns or names]
+        return _as_split(Arrays(x[:, order], y), settings)
     arrays, others = files.read_npz(Path(path), ("x_test", "y_test", "x", "y"))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
     if name is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae.data import Batch
+from vae.data import Batch, Split
 from vae.distributions import Normal
 from vae.errors import UsageError
 from vae.models.bayesian import Sampling, VariationalLinear, networks, through, weights_kl
@@ -84,12 +84,12 @@ class Regression(nn.Module):
 
     num_data: Tensor
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:  # (N, *data_shape), (N, T)
+    def prepare(self, train: Split) -> None:
         """Take N and, if asked to standardise, means and standard deviations from the training data."""
-        self.num_data.fill_(len(x))
+        self.num_data.fill_(len(train))
         if self.standardise:
-            self.inputs.load_state_dict(Standardise.of(x.flatten(1)).state_dict())
-            self.outputs.load_state_dict(Standardise.of(y).state_dict())
+            self.inputs.load_state_dict(Standardise.of(train.images().flatten(1)).state_dict())
+            self.outputs.load_state_dict(Standardise.of(self.as_targets(train.y)).state_dict())
 
     def as_targets(self, y: Tensor | None) -> Tensor:  # (M,), (M, T) -> (M, T)
         """Targets in the model's type. UsageError if there are none, or of another number."""

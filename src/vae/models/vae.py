@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae.data import Batch
-from vae.data.splits import warn_of_range
+from vae.data import Batch, Split, kind_of, warn_of_range
 from vae.distributions import Noise, Normal, has_exact_kl, kl_divergence, log_ratio, sum_from, support_of
 from vae.errors import UsageError
 from vae.posteriors import DiagonalGaussian
@@ -83,6 +82,17 @@ class VAE(nn.Module):
         self.output_shape = wanted
         self.standardise: Standardise | None = None  # what the encoder is given, if not x itself
         self.data_range: tuple[float, float] | None = None  # of the training data, once they are known
+
+    def prepare(self, train: Split) -> None:
+        """Take from the training data what the model keeps of them: moments to standardise by, shares of labels."""
+        if self.standardise is None and kind_of(train) in ("counts", "real"):
+            self.standardise = Standardise.of(train.images())
+        if getattr(self.likelihood_head, "standardise", False):
+            moments = Standardise.of(train.images())
+            self.likelihood_head.location.copy_(moments.mean)  # type: ignore[operator]
+            self.likelihood_head.scale.copy_(moments.std)  # type: ignore[operator]
+        if self.classes and train.labels is not None:
+            self.class_shares.copy_(train.labels.bincount(minlength=self.classes) / len(train))
 
     # ------------------------------------------------------------------------------ the contract of a model
 

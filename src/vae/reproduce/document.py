@@ -21,10 +21,28 @@ Arrays = dict[str, NDArray[Any]]  # what a figure needs that is no number
 
 
 class Number(NamedTuple):
-    """The value of one seed, and its standard error over the test data if it has one."""
+    """The value of one seed, and its standard error over the test data if it has one.
+
+    A difference has the standard error of independent values, which is too large for those of the same data; a plain
+    number is exact.
+    """
 
     mean: float
     stderr: float | None = None
+
+    def __radd__(self, other: float) -> "Number":
+        return Number(other + self.mean, self.stderr)
+
+    def __sub__(self, other: "Number | float") -> "Number":
+        mean, stderr = other if isinstance(other, Number) else (other, 0.0)
+        unknown = self.stderr is None or stderr is None
+        return Number(self.mean - mean, None if unknown else math.hypot(self.stderr or 0.0, stderr or 0.0))
+
+    def __rsub__(self, other: float) -> "Number":
+        return Number(other - self.mean, self.stderr)
+
+    def __abs__(self) -> "Number":
+        return Number(abs(self.mean), self.stderr)
 
 
 def at(*keys: str) -> Callable[[Results], Number]:
@@ -37,10 +55,9 @@ def at(*keys: str) -> Callable[[Results], Number]:
     return read
 
 
-def difference(a: Number, b: Number) -> Number:
-    """a - b, with the standard error as if they were independent, which is too large for values of the same data."""
-    known = a.stderr is not None and b.stderr is not None
-    return Number(a.mean - b.mean, math.hypot(a.stderr or 0.0, b.stderr or 0.0) if known else None)
+def less(of: Callable[[Results], Number]) -> Callable[[Results, Results], Number]:
+    """The value of the first experiment less that of the second."""
+    return lambda first, second: of(first) - of(second)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vae.evaluation.base import mean_and_stderr
 from vae.figures.style import figure
 from vae.models import VAE, evaluating
 from vae.randomness import derive
-from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Quantity, Results, at, difference
+from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Quantity, Results, at, less
 from vae.reproduce.pictures import as_bytes, sheet
 
 GRID = 20
@@ -146,8 +146,7 @@ def _at_update(results: Results, thousands: int) -> float:
 
 def _part(a: str, b: str) -> dict[str, Any]:
     """The negative ELBO of one setting less that of another, on the test split."""
-    value = at("test", "negative_elbo")
-    return {"experiments": (a, b), "of": lambda ours, theirs: difference(value(ours), value(theirs))}
+    return {"experiments": (a, b), "of": less(at("test", "negative_elbo"))}
 
 
 REPORTED, SHORT_ONLY = at("test", "reported"), "time: 11 of the published 110 million images"

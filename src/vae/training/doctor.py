@@ -3,6 +3,7 @@
 import copy
 import itertools
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,10 @@ def diagnosis(settings: Settings, data: Data, model: Model) -> Iterator[str]:
     """
     yield str(data)
     yield f"{sum(p.numel() for p in model.parameters()):,} parameters"
-    run, algorithm = begin(settings, model, data, Ranks.joined())  # with all checks of a training run
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run, algorithm = begin(settings, model, data, Ranks.joined())  # with all checks of a training run
+    yield from (str(warning.message) for warning in told)
     if isinstance(model, VAE):
         yield _likelihoods(data.kind, settings.model)
     yield from _labels(data)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vae.data import Split, read_user_split
 from vae.errors import CheckpointError
 from vae.files import as_path, write_atomically
 from vae.models import Standardise
@@ -31,6 +32,10 @@ class LoadedRun:
     data_sha256: str | None
     data_range: tuple[float, float] | None  # of the values of the training data, if they are known
     columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
+
+    def read(self, file: str | Path) -> Split:
+        """The data of a file, as this model takes them."""
+        return read_user_split(file, self.model.data_shape, self.settings.data, self.data_range, self.columns)
 
 
 def load_run(

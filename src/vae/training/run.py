@@ -17,7 +17,7 @@ from vae.errors import ConfigError, Interrupted, TrainingFailed, UsageError
 from vae.evaluation import evaluate_bound, evaluation_line, warn_of_collapse
 from vae.files import as_path
 from vae.likelihoods import LIKELIHOODS
-from vae.models import MODELS, VAE, Model, Regression, Standardise, variational_layers
+from vae.models import MODELS, VAE, Model, Regression, variational_layers
 from vae.networks import DECODERS, ENCODERS
 from vae.posteriors import POSTERIORS
 from vae.precision import matmul_precision, parameter_dtype
@@ -240,22 +240,13 @@ def begin(settings: Settings, model: Model, data: Data | Any, ranks: Ranks) -> t
     is_data = isinstance(data, Data)
     if isinstance(model, Regression) and not is_data:
         raise UsageError("data: a regression is trained on data of vae.load_data or vae.Data.from_arrays")
-    if isinstance(model, VAE) and is_data and data.kind in ("counts", "real") and model.standardise is None:
-        model.standardise = Standardise.of(data.train.images())
-    model.to(device=device, dtype=dtype).train()
     loader = None
     if isinstance(model, VAE) and not is_data:
         loader = Loader(data, model.data_shape, str(model.likelihood_head.support), device, dtype, model.classes)
     check(settings, loader or data, model)
-    if isinstance(model, VAE) and is_data and getattr(model.likelihood_head, "standardise", False):
-        moments = Standardise.of(data.train.images())
-        model.likelihood_head.location.copy_(moments.mean)  # type: ignore[operator]
-        model.likelihood_head.scale.copy_(moments.std)  # type: ignore[operator]
-    if isinstance(model, VAE) and model.classes and is_data:
-        labels: Any = data.train.y  # check has seen that they are there
-        model.class_shares.copy_(labels.bincount(minlength=model.classes) / len(labels))
-    if isinstance(model, Regression):
-        model.prepare(data.train.images(), model.as_targets(data.train.y))
+    if is_data:
+        model.prepare(data.train)
+    model.to(device=device, dtype=dtype).train()
     batches: Any = loader or Resident(data.train, train.batch_size, train.seed, device, dtype)
     if ranks.several:
         prepare(model, batches, settings, device, ranks)

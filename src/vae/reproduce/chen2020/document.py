@@ -9,19 +9,7 @@ from vae.evaluation.representation import CLASSIFIERS
 from vae.reproduce.chen2020 import figures as draw
 from vae.reproduce.chen2020.figures import BETAS, DIMENSIONS, NETWORKS, over_seeds
 from vae.reproduce.chen2020.measures import IDENTITIES, baselines, identities, measure, pixels
-from vae.reproduce.document import (
-    Chosen,
-    Document,
-    Experiment,
-    Figure,
-    Number,
-    Of,
-    Quantity,
-    Results,
-    Table,
-    at,
-    difference,
-)  # fmt: skip
+from vae.reproduce.document import Chosen, Document, Experiment, Figure, Number, Of, Quantity, Results, Table, at, less
 from vae.text import plus_minus
 
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
@@ -110,20 +98,9 @@ PLANE = "silhouette of the classes in the plotted plane"
 BY_LOGISTIC = "logistic regression on standardised inputs, test accuracy"
 
 
-def _less(value: Callable[[Results], Number]) -> Callable[[Results, Results], Number]:
-    """The value of the first experiment less that of the second."""
-    return lambda a, b: difference(value(a), value(b))
-
-
-def _suffices(d20: Results, d25: Results) -> Number:
-    """One nat less what d = 25 gains over d = 20."""
-    gain = _less(at("test", "loss"))(d20, d25)
-    return difference(Number(1.0, 0.0), gain)
-
-
 def _of_all_images(key: str) -> Callable[[Results], Number]:
     """A loss on all 10,000 test images: the excess over the floor of those at hand, and the floor of all."""
-    return lambda results: difference(at("test", key)(results), Number(-FLOOR, 0.0))
+    return lambda results: FLOOR + at("test", key)(results)
 
 
 def _claims(name: str) -> Iterator[Quantity]:
@@ -132,29 +109,29 @@ def _claims(name: str) -> Iterator[Quantity]:
     d2, d20, d25 = (f"{name}_d{d}" for d in (2, 20, 25))
     yield Quantity(
         losses, f"all values lie above {bottom:g}, where the axis begins", tuple(f"{name}_d{d}" for d in DIMENSIONS),
-        lambda *found: difference(min(map(at("test", "reconstruction"), found)), Number(bottom, 0.0)), claim=True,
+        lambda *found: min(map(at("test", "reconstruction"), found)) - bottom, claim=True,
     )  # fmt: skip
     yield Quantity(
-        losses, "d = 20 is sufficient: d = 25 gains less than 1 nat of test loss", (d20, d25), _suffices, claim=True,
-        why="1 less the gain, nats",
+        losses, "d = 20 is sufficient: d = 25 gains less than 1 nat of test loss", (d20, d25),
+        lambda *found: 1.0 - less(at("test", "loss"))(*found), claim=True, why="1 less the gain, nats",
     )  # fmt: skip
     yield Quantity(
         rebuilt, "d = 2 gets more of the 30 images wrong than d = 20 (read by 5 nearest neighbours)", (d2, d20),
-        _less(at("wrong")), claim=True,
+        less(at("wrong")), claim=True,
     )  # fmt: skip
     yield Quantity(
         rebuilt, "reconstructions at d = 20 are sharper than at d = 2 (total variation over the data's)", (d20, d2),
-        _less(at("sharpness")), claim=True,
+        less(at("sharpness")), claim=True,
     )  # fmt: skip
     yield Quantity(
         codes, "fewer overlaps at d = 20 than at d = 2 (accuracy of 5 nearest neighbours on the codes)", (d20, d2),
-        _less(NEAREST), claim=True,
+        less(NEAREST), claim=True,
     )  # fmt: skip
     if name == "mnist":
         text, order = "a linear classifier does better on the codes of d = 20 than on raw pixels", (d20, "mnist_pixels")
     else:
         text, order = "d = 20 fails: a linear classifier does better on raw pixels", (f"{name}_pixels", d20)
-    yield Quantity(codes, text, order, _less(LINEAR), claim=True, why=BY_LOGISTIC)
+    yield Quantity(codes, text, order, less(LINEAR), claim=True, why=BY_LOGISTIC)
 
 
 def _quantities() -> Iterator[Quantity]:
@@ -179,15 +156,15 @@ def _quantities() -> Iterator[Quantity]:
         yield Quantity("4.11", f"{words}: accuracy of a linear classifier on the codes", own, LINEAR)
         yield Quantity(
             "4.11", f"{words}: completely failed: a linear classifier on the codes is no better than chance", own,
-            lambda results: difference(Number(0.1, 0.0), LINEAR(results)), claim=True, why=BY_LOGISTIC,
+            lambda results: 0.1 - LINEAR(results), claim=True, why=BY_LOGISTIC,
         )  # fmt: skip
         yield Quantity(
             "4.11", f"{words}: failed: a linear classifier does better on raw pixels", ("cifar10_pixels", *own),
-            _less(LINEAR), claim=True, why=BY_LOGISTIC,
+            less(LINEAR), claim=True, why=BY_LOGISTIC,
         )  # fmt: skip
     yield Quantity(
         "4.10", "CIFAR-10: the convolutional network reconstructs more details (total variation over the data's)",
-        ("cifar10_conv", "cifar10_fc"), _less(at("sharpness")), claim=True,
+        ("cifar10_conv", "cifar10_fc"), less(at("sharpness")), claim=True,
     )  # fmt: skip
     for identity in IDENTITIES:
         within = partial(lambda results, key: Number(1e-12 - results["errors"][key], 0.0), key=identity)

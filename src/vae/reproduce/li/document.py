@@ -11,17 +11,7 @@ from matplotlib.figure import Figure as Picture
 from vae.evaluation.regression import LEVELS
 from vae.figures.regression import bands
 from vae.figures.style import LINES, figure, quiet
-from vae.reproduce.document import (
-    Chosen,
-    Document,
-    Experiment,
-    Figure,
-    Number,
-    Quantity,
-    Results,
-    Table,
-    at,
-)  # fmt: skip
+from vae.reproduce.document import Chosen, Document, Experiment, Figure, Number, Quantity, Results, Table, at
 from vae.reproduce.li.measures import (
     PANELS,
     SCORES,

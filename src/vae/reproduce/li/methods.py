@@ -12,7 +12,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from torch import Tensor, nn
 
 from vae.algorithms import AEVB, OPTIMIZERS
-from vae.data import Batch
+from vae.data import Batch, Split
 from vae.data.synthetic import li_data, li_law
 from vae.distributions import Normal, sum_from
 from vae.models import Predictive, Regression, variational_layers
@@ -55,7 +55,7 @@ def learn(model: Regression, x: Tensor, y: Tensor, objective: Objective, steps: 
     """Full-batch steps of the shared algorithm by Adam; the median of the objective over the last tenth of them."""
     algorithm = AEVB(objective, partial(OPTIMIZERS["adam"], lr=lr))
     state, streams, seen = algorithm.init(model.train()), Streams(seed, CPU), list[float]()
-    model.prepare(x, y)
+    model.prepare(Split(x, y, torch.arange(len(x))))
     with seeded(seed, "modules"):
         for _ in range(steps):
             noise = streams.draw(algorithm.noises(state, len(x)), torch.float32)

@@ -41,7 +41,7 @@ BUDGETS = {
     "figures": 746,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_081,
+    "reproduce": 4_093,
     "commands": 1_304,
 }
 

@@ -17,6 +17,7 @@ from vae.models import VAE, evaluating
 from vae.randomness import derive
 from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Quantity, Results, at, less
 from vae.reproduce.pictures import as_bytes, sheet
+from vae.reproduce.records import arrays
 
 GRID = 20
 QUANTILES = ndtri((np.arange(GRID) + 0.5) / GRID)
@@ -129,7 +130,7 @@ def draw_figure_1(records: Chosen) -> Picture:
 
 def draw_figure_2(records: Chosen) -> Picture:
     """The decoder's means at the quantiles of the prior, white on black; z_1 grows downwards."""
-    images = records["as_published"][0].arrays["manifold"]
+    images = arrays(records["as_published"])["manifold"]
     made, axes = sheet(images.reshape(GRID, GRID, *images.shape[1:]), black_on_white=False)
     axes.set_xlabel("pixels; $z_2$ from -1.96 to 1.96")
     axes.set_ylabel("pixels; $z_1$ from -1.96 (top) to 1.96")

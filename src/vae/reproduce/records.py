@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 
 from vae.errors import DataError
 from vae.files import write_atomically
-from vae.reproduce.document import Arrays, Document, Profile, Results
+from vae.reproduce.document import Arrays, Document, Number, Profile, Results, at
 
 COMMITTED = Path("notebooks")  # the records that the repository holds
 
@@ -75,3 +77,15 @@ def chosen(document: Document, folders: Iterable[Path]) -> dict[str, list[Record
                 found[experiment.name] = sorted((read(file) for file in by_seed.values()), key=lambda r: r.seed)
                 break
     return found
+
+
+def over_seeds(found: Sequence[Record], *keys: str) -> Number:
+    """The mean of a number over the seeds of an experiment, with its standard error if there are several."""
+    values = [at(*keys)(record.results).mean for record in found]
+    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Number(statistics.fmean(values), stderr)
+
+
+def arrays(found: Sequence[Record]) -> Arrays:
+    """The arrays of the seed of an experiment that has them."""
+    return next(record.arrays for record in found if record.arrays)

@@ -22,10 +22,11 @@ from vae.reproduce.document import (
     Results,
     Table,
     at,
-)  # fmt: skip
+)
 from vae.reproduce.estimators.figure import series
 from vae.reproduce.estimators.gradients import compare_known
 from vae.reproduce.pictures import as_bytes, sharpness, sheet
+from vae.reproduce.records import arrays
 from vae.text import plus_minus
 
 THETAS = (0.0, 0.5, 1.0, 2.0)
@@ -69,7 +70,7 @@ def draw_variances(records: Chosen) -> Picture:
 
 def draw_images(records: Chosen) -> Picture:
     """A sheet of generated images."""
-    images = next(record.arrays["images"] for record in records["generated"] if record.arrays)
+    images = arrays(records["generated"])["images"]
     made, axes = sheet(images.reshape(10, 10, *images.shape[1:]), black_on_white=False)
     axes.set(xticks=[], yticks=[])
     return made

@@ -7,9 +7,10 @@ from typing import Any
 
 from vae.evaluation.representation import CLASSIFIERS
 from vae.reproduce.chen2020 import figures as draw
-from vae.reproduce.chen2020.figures import BETAS, DIMENSIONS, NETWORKS, over_seeds
+from vae.reproduce.chen2020.figures import BETAS, DIMENSIONS, NETWORKS
 from vae.reproduce.chen2020.measures import IDENTITIES, baselines, identities, measure, pixels
 from vae.reproduce.document import Chosen, Document, Experiment, Figure, Number, Of, Quantity, Results, Table, at, less
+from vae.reproduce.records import over_seeds
 from vae.text import plus_minus
 
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
@@ -179,7 +180,7 @@ def _losses(records: Chosen) -> list[list[str]]:
     settings = [*(f"{name}_d{d}" for name in CHAPTERS for d in DIMENSIONS), "cifar10_fc", "cifar10_conv"]
     keys = ("loss", "reconstruction", "rate", "floor", "excess")
     return [
-        [e, *(plus_minus(*over_seeds(records, e, "test", key)) for key in keys), str(len(records[e]))]
+        [e, *(plus_minus(*over_seeds(records[e], "test", key)) for key in keys), str(len(records[e]))]
         for e in settings
         if e in records
     ]

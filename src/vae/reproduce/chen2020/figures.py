@@ -1,30 +1,17 @@
 """The figures of Chen 2020, chapter 4, drawn from records with the axes and the order of the thesis' code."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.figure import Figure as Picture
 
 from vae.figures.style import figure
 from vae.reproduce.chen2020.measures import GRID
-from vae.reproduce.document import Arrays, Chosen, at
+from vae.reproduce.document import Chosen
 from vae.reproduce.pictures import columns, plane, sheet
-from vae.reproduce.records import Record
+from vae.reproduce.records import arrays, over_seeds
 
 DIMENSIONS = (2, 5, 10, 15, 20, 25)
 NETWORKS = {"fc": "fully connected", "conv": "convolutional"}
 BETAS = (1, 0.25, 4, 16)
-
-
-def arrays(of_seeds: Sequence[Record]) -> Arrays:
-    """The arrays of the seed that has them."""
-    return next(record.arrays for record in of_seeds if record.arrays)
-
-
-def over_seeds(records: Chosen, experiment: str, *keys: str) -> tuple[float, float]:
-    """The mean over the seeds, and its standard error (0 for a single seed)."""
-    values = np.array([at(*keys)(record.results).mean for record in records[experiment]])
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def losses(records: Chosen, bottom: float) -> Picture:
@@ -35,8 +22,9 @@ def losses(records: Chosen, bottom: float) -> Picture:
         ("Test reconstruction error", "reconstruction", "red"),
         ("Test loss", "loss", "blue"),
     ):
-        mean, stderr = zip(*(over_seeds(records, name, "test", key) for name in records), strict=True)
-        axes.errorbar(DIMENSIONS, mean, yerr=stderr, color=colour, marker="o", capsize=3, label=label)
+        values = [over_seeds(found, "test", key) for found in records.values()]
+        mean, error = [value.mean for value in values], [value.stderr or 0.0 for value in values]
+        axes.errorbar(DIMENSIONS, mean, yerr=error, color=colour, marker="o", capsize=3, label=label)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=bottom)
     axes.set_xlabel("latent space dimension")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as Picture
 from vae.figures.style import figure
 from vae.reproduce.document import Chosen, Results
 from vae.reproduce.pictures import tiles
+from vae.reproduce.records import arrays
 
 SIZES = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
 WORDS = {"aevb": "AEVB", "wake_sleep": "wake-sleep", "mcem": "MCEM"}
@@ -122,7 +123,7 @@ def _sheets(records: Chosen, titles: Mapping[str, str], key: str) -> Picture:
     titles = {name: title for name, title in titles.items() if name in records}
     made = figure(5 * len(titles), 5.2, "")
     for axes, (name, title) in zip(np.atleast_1d(made.subplots(1, len(titles))), titles.items(), strict=True):
-        images = next(record.arrays[key] for record in records[name] if record.arrays)
+        images = arrays(records[name])[key]
         side = round(len(images) ** 0.5)
         tiles(axes, images.reshape(side, side, *images.shape[1:]), black_on_white=False)
         axes.set(xticks=[], yticks=[], title=title)

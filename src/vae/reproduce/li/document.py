@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Picture
 from vae.evaluation.regression import LEVELS
 from vae.figures.regression import bands
 from vae.figures.style import LINES, figure, quiet
-from vae.reproduce.document import Chosen, Document, Experiment, Figure, Number, Quantity, Results, Table, at
+from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Number, Quantity, Results, Table, at
 from vae.reproduce.li.measures import (
     PANELS,
     SCORES,
@@ -27,25 +27,26 @@ from vae.reproduce.li.measures import (
     optimum,
 )
 from vae.reproduce.li.methods import METHODS
+from vae.reproduce.records import arrays, over_seeds
 from vae.text import plus_minus
 
 # ------------------------------------------------------------------------------------- figures and tables
 
 
-def _dots(record: Any, axes: Any) -> None:
-    axes.plot(record.arrays["x"], record.arrays["y"], "o", markersize=3, color="0.3", alpha=0.7)
+def _dots(values: Arrays, axes: Any) -> None:
+    axes.plot(values["x"], values["y"], "o", markersize=3, color="0.3", alpha=0.7)
     axes.set_ylim(-4.9, 2.9)
     quiet(axes, xlabel="X", ylabel="Z")
 
 
 def _bands(records: Chosen, experiment: str, titles: Mapping[str, str], order: tuple[int, int, int]) -> Picture:
     """Panels of a line and its band over the data; `order` says which rows are lower, line and upper."""
-    (record,) = (r for r in records[experiment] if r.arrays)
+    values = arrays(records[experiment])
     made, grid = figure(11, 4.2, ""), np.linspace(-25, 55, 161)
     for axes, (key, title) in zip(made.subplots(1, 2), titles.items(), strict=True):
-        lower, line, upper = record.arrays[key][list(order)]
+        lower, line, upper = values[key][list(order)]
         bands(axes, grid, line, {"90 %": (lower, upper)})
-        _dots(record, axes)
+        _dots(values, axes)
         axes.set_title(title, fontsize=10)
         axes.legend(fontsize=8, frameon=False)
     return made
@@ -53,14 +54,14 @@ def _bands(records: Chosen, experiment: str, titles: Mapping[str, str], order: t
 
 def draw_both(records: Chosen) -> Picture:
     """Four panels: no uncertainty, aleatoric, epistemic, both; bands of two standard deviations."""
-    (record,) = (r for r in records["both"] if r.arrays)
+    values = arrays(records["both"])
     made, grid = figure(12, 8, ""), np.linspace(-45, 75, 161)
     for axes, name in zip(made.subplots(2, 2).flat, PANELS, strict=True):
-        mean, total, aleatoric, epistemic = record.arrays[name]
+        mean, total, aleatoric, epistemic = values[name]
         shown = {"aleatoric": (aleatoric,), "epistemic": (epistemic,), "both": (total, epistemic), "none": ()}[name]
         names = {"both": ("both", "of it epistemic")}.get(name, (name,))
         bands(axes, grid, mean, {n: (mean - 2 * s, mean + 2 * s) for n, s in zip(names, shown, strict=False)})
-        _dots(record, axes)
+        _dots(values, axes)
         axes.set_title(name, fontsize=10)
         axes.legend(fontsize=8, frameon=False, loc="lower left")
     return made
@@ -99,7 +100,7 @@ def _scores(experiment: str) -> Callable[[Chosen], list[list[str]]]:
         found = records.get(experiment, ())
         names = found[0].results if found else ()
         columns = _COLUMNS if experiment == "coverage" else _COLUMNS[:-1]
-        return [[name, *(_over_seeds(found, name, *keys) for keys in columns)] for name in names]
+        return [[name, *(_cell(found, name, *keys) for keys in columns)] for name in names]
 
     return rows
 
@@ -108,19 +109,17 @@ _HEAD = ("method", *SCORES.values(), *(f"in {level:.0%}" for level in LEVELS))
 _COLUMNS = (*((key,) for key in SCORES), *(("coverage", f"{level:.0%}") for level in LEVELS), ("outside",))
 
 
-def _over_seeds(found: Any, *keys: str) -> str:
+def _cell(found: Any, *keys: str) -> str:
     """The mean over seeds of a number, with its standard error; - where a method has none."""
     try:
-        values = [at(*keys)(record.results).mean for record in found]
+        return plus_minus(*over_seeds(found, *keys), ".3f", ".3f")
     except KeyError:
         return "-"
-    stderr = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-    return plus_minus(float(np.mean(values)), stderr, ".3f", ".3f")
 
 
 def _gaps(records: Chosen) -> list[list[str]]:
     found = records.get("between", ())
-    return [[n, *(_over_seeds(found, n, k) for k in ("gap", "outside"))] for n in VARIATIONAL] if found else []
+    return [[n, *(_cell(found, n, k) for k in ("gap", "outside"))] for n in VARIATIONAL] if found else []
 
 
 # ------------------------------------------------------------------------------------- numbers
@@ -133,7 +132,7 @@ Of = Callable[[Results], Number]
 
 
 def _less(a: tuple[str, ...], b: tuple[str, ...]) -> Of:
-    return lambda results: Number(at(*a)(results).mean - at(*b)(results).mean)
+    return lambda results: at(*a)(results) - at(*b)(results)
 
 
 def _below(limit: float, *keys: str) -> Of:

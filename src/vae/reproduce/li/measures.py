@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vae.data import Batch
 from vae.distributions import Normal
+from vae.evaluation.base import mean_and_stderr
 from vae.evaluation.regression import LEVELS, covered, scores
 from vae.models import Predictive
 from vae.objectives import RegressionBound
@@ -41,13 +42,9 @@ SCORES = {"log_density": "log density, nats", "crps": "CRPS", "width_90": "width
 def measured(law: Predictive, y: Tensor, seed: int) -> Results:  # y (N, 1)
     """The scores of a law on fresh data, each with its standard error over them; and its PIT histogram."""
     columns = scores(law, y.double(), seed)
-    covers = {f"{level:.0%}": _mean(covered(columns["pit"], level)) for level in LEVELS}
+    covers = {f"{level:.0%}": mean_and_stderr(covered(columns["pit"], level)) for level in LEVELS}
     pit = np.histogram(columns["pit"], 20, (0, 1))[0].tolist()
-    return {**{key: _mean(columns[key]) for key in SCORES}, "coverage": covers, "pit": pit}
-
-
-def _mean(values: Tensor) -> dict[str, float]:
-    return {"mean": values.mean().item(), "stderr": values.std().item() / math.sqrt(len(values))}
+    return {**{key: mean_and_stderr(columns[key]) for key in SCORES}, "coverage": covers, "pit": pit}
 
 
 def coverage(made: Made) -> tuple[Results, Arrays]:
@@ -93,7 +90,10 @@ def diabetes(made: Made) -> tuple[Results, Arrays]:
     lower, upper = fitted.conformal(X[held], y[held]).predict_interval(X[test]).T
     inside = torch.from_numpy((lower <= y[test]) & (y[test] <= upper)).double()
     return results | {
-        "conformal": {"coverage": {"90%": _mean(inside)}, "width_90": _mean(torch.from_numpy(upper - lower))}
+        "conformal": {
+            "coverage": {"90%": mean_and_stderr(inside)},
+            "width_90": mean_and_stderr(torch.from_numpy(upper - lower)),
+        }
     }, {}
 
 

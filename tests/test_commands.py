@@ -417,6 +417,19 @@ def test_overwrite_leaves_what_a_user_has_put_beside_the_files_of_a_run(copied):
     assert all(file.read_text() == "mine" for file in mine)
 
 
+def test_overwrite_removes_what_was_made_of_the_model_before(copied):
+    run, arguments = copied
+    names = ("explorer.html", "export/encoder.onnx", "export/decoder.pt2", "figures/samples_aggregate.png")
+    for name in (*names, "figures/prediction.pdf"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("of the model before")
+    assert train([*arguments, "--set", "train.epochs=1", "--no-figures"]) == 0
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    kept = {"config.yaml", "environment.json", "metrics.jsonl", "evaluations/test.json"}
+    assert left - kept <= {"checkpoints/last.safetensors", "checkpoints/best.safetensors"}
+    assert not (run / "export").exists()
+
+
 @pytest.mark.parametrize("name", ["d2", "d4", "grey"])
 def test_overwrite_knows_every_file_that_a_run_writes(folder, name):
     run = folder / name

@@ -27,7 +27,7 @@ from vae.figures.style import Array, save
 from vae.models import Predictive, Regression
 from vae.training import read_settings
 from vae.training.loading import LoadedRun
-from vae.training.run_directory import history, open_config
+from vae.training.run_directory import FIGURES, history, open_config
 
 
 def suitable_figures(run: LoadedRun, data: Data) -> dict[str, Callable[[], list[Path]]]:
@@ -73,6 +73,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _save(figure: Figure, run: Path, name: str, out: str | None) -> list[Path]:
+    assert name in FIGURES, f"--overwrite would leave {name}"
     return save(figure, Path(out or run / "figures") / name)
 
 

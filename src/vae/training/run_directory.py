@@ -27,7 +27,7 @@ _FIRST_FILES = {".lock", "checkpoints", "environment.json", ".environment.json.p
 # What a run writes, in the order in which --overwrite removes it: what says that it is a run comes last.
 FIGURES = (
     *("curves", "reconstructions", "samples", "manifold", "manifold_quantiles", "codes", "tsne", "strangest"),
-    *("traversals", "interpolation"),
+    *("traversals", "interpolation", "samples_aggregate", "prediction"),
 )
 OWN_FILES = (
     *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")),
@@ -36,6 +36,8 @@ OWN_FILES = (
     *(f"checkpoints/{name}" for name in ("best.safetensors", "last.safetensors", ".*.partial")),
     *(".*.partial", "metrics.jsonl", "environment.json", "config.yaml"),
 )
+# What other commands make of it, which would be of another model after --overwrite.
+MADE_OF_IT = ("explorer.html", "export/??coder.onnx", "export/??coder.pt2")
 
 
 class RunDirectory:
@@ -148,15 +150,15 @@ def acquire(path: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         yield
 
 
-def own_files(path: Path) -> list[Path]:
+def own_files(path: Path, patterns: Iterable[str] = OWN_FILES) -> list[Path]:
     """The files of a run that are there, and nothing that a user has put beside them."""
-    return [file for pattern in OWN_FILES for file in sorted(path.glob(pattern))]
+    return [file for pattern in patterns for file in sorted(path.glob(pattern))]
 
 
 def _remove_own_files(path: Path) -> None:
     """Remove the files of a run; UsageError, before any is removed, if that is not possible. No link is followed."""
-    folders = [path / name for name in ("figures", "evaluations", "checkpoints")]
-    files = own_files(path)
+    folders = [path / name for name in ("export", "figures", "evaluations", "checkpoints")]
+    files = own_files(path, (*MADE_OF_IT, *OWN_FILES))
     wrong = [f for f in folders if f.is_symlink() or (f.exists() and not os.access(f, os.W_OK))]
     wrong += [f for f in files if f.is_dir() and not f.is_symlink()]
     if wrong:

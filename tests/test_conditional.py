@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import vae
 from tests.problems import LinearGaussian
+from vae.commands import evaluate, score
 from vae.data import Data, Split
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound, evaluate_representation, posterior_codes
@@ -196,6 +198,8 @@ def test_what_does_not_fit_is_one_sentence(model):
         (lambda: model.given(3)): "whole numbers from 0 to 2",
         (lambda: model.given(-1)): "whole numbers from 0 to 2",
         (lambda: model.given(0.5)): "whole numbers from 0 to 2",
+        (lambda: model.given(Y + 1)): r"not \(12,\) from 1 to 3",
+        (lambda: evaluate_bound(model, Split(X, Y + 1, Y), name="x")): "whole numbers from 0 to 2",
         (lambda: plain.given(0)): "not conditional",
         (lambda: vae.measure(model, X, vae.Quadrature())): "these data have none",
         (lambda: evaluate_representation(model, Split(X, Y, Y), Split(X, Y, Y))): "given the labels",
@@ -208,3 +212,18 @@ def test_what_does_not_fit_is_one_sentence(model):
         network = {"encoder": vae.mlp_encoder((D,), 4, 2), "decoder": vae.mlp_decoder(2, (D,), 2)}
         two = vae.VAE(**network, likelihood=vae.Gaussian((D,), variance="fixed"), classes=2)
         vae.fit(two, Data.from_arrays(X.numpy(), Y.numpy()), epochs=1, verbose=False)
+
+
+def test_files_of_other_labels_or_none_are_refused(tmp_path, capsys):
+    x, y = torch.rand(30, D, generator=torch.Generator().manual_seed(0)).numpy(), (torch.arange(30) % 3).numpy()
+    np.savez(tmp_path / "all.npz", x=x, y=y)
+    data = {"name": "npz", "path": str(tmp_path / "all.npz"), "validation_size": 5}
+    train(read_settings({**CONFIG, "data": data}), tmp_path / "run", verbose=False)
+    for name, labels, sentence in (
+        ("more", {"y": y + 1}, "has labels from 1 to 3, and the model those from 0 to 2"),
+        ("none", {}, "a conditional model needs a label for each datum, and there are none"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", x=x, **labels)
+        for command in (evaluate, score):
+            assert command.main([str(tmp_path / "run"), "--data", str(tmp_path / f"{name}.npz")]) == 2
+            assert capsys.readouterr().err.splitlines()[-1] == f"{tmp_path / name}.npz: {sentence}"

@@ -33,16 +33,16 @@ BUDGETS = {
     "distributions": 1_561,
     "likelihoods": 578,
     "data": 1_469,
-    "models": 1_042,
+    "models": 1_047,
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_999,
-    "training": 2_419,
+    "training": 2_424,
     "figures": 747,
     "explorer": 240,
     "sweep": 550,
     "reproduce": 4_093,
-    "commands": 1_304,
+    "commands": 1_302,
 }
 
 

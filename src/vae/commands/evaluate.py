@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, data, split = _load(args)
     train = data.evaluation_split("train") if args.representation and data is not None else None
     name = args.split if args.data is None else "data"
-    if isinstance(run.model, VAE):
-        check_support(split, args.data or name, run.model)
+    if isinstance(run.model, VAE) and data is not None:
+        check_support(split, name, run.model)
     record, values = report(run.model, split, questions, name=name, train=train, origin=origin(run), verbose=True)
     if args.data is not None:
         record["data"] = args.data

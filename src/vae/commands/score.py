@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data is not None and args.split != "test":
         raise UsageError("score.py: --data replaces the split; leave --split out")
 
-    from vae.training.checks import check_support
     from vae.training.run_directory import check_output
 
     if args.out is not None:
@@ -58,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         name, split = args.split, data.evaluation_split(args.split, args.limit)
     else:
         name, split = "data", run.read(args.data).first(args.limit)
-        check_support(split, args.data, run.model)
     columns = _columns(run.model, split, data, name, args.num_samples)
     if args.out is not None:
         write_table(args.out, columns)

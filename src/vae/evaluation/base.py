@@ -43,7 +43,7 @@ def minibatches(model: VAE, split: Split, size: int) -> Iterator[tuple[VAE, Tens
         rows = slice(start, start + size)
         given = model.at(rows)
         if model.label is None and model.classes:
-            given = model.with_labels(None if split.labels is None else split.labels[rows].to(like.device))
+            given = model.with_labels(None if split.labels is None else split.labels[rows])
         yield given, split.images(rows, like.dtype, like.device), split.index[rows]
 
 

@@ -156,20 +156,22 @@ class VAE(nn.Module):
             raise UsageError("the model is not conditional: train one with model.condition: labels")
         label = torch.as_tensor(y, device=self.prior.mean.device)
         if label.ndim > 1 or label.is_floating_point() or not bool(((label >= 0) & (label < self.classes)).all()):
-            raise UsageError(f"labels must be whole numbers from 0 to {self.classes - 1}, one or (M,), not {y!r}")
-        return self.with_labels(label.view(-1))
+            found = f"{tuple(label.shape)} from {label.min()} to {label.max()}" if label.numel() > 1 else f"{y!r}"
+            raise UsageError(f"labels must be whole numbers from 0 to {self.classes - 1}, one or (M,), not {found}")
+        return self._labelled(label.view(-1))
 
     def with_labels(self, y: Tensor | None) -> "VAE":  # (M,) or (1,)
-        """As `given`, without a look at the values; a model that is not conditional as it is."""
-        if not self.classes:
-            return self
-        if y is None:
+        """The model given the labels of data, if it is conditional; else as it is."""
+        if self.classes and y is None:
             raise UsageError("the model is conditional on labels, and these data have none")
-        return self._with_one_hot((y[:, None] == torch.arange(self.classes, device=y.device)).to(self.prior.mean))
+        return self.given(y) if self.classes else self
 
     def on(self, batch: Batch) -> tuple["VAE", Tensor]:
-        """What an objective is given of a minibatch: the model, with the labels if it is conditional, and x."""
-        return self.with_labels(batch.y), batch.x
+        """What an objective is given of a minibatch: the model, with the labels if it is conditional, and x.
+
+        The labels are not looked at, which would wait for the device; all were before the first step.
+        """
+        return self._labelled(batch.y) if self.classes and batch.y is not None else self, batch.x
 
     def at(self, rows: slice | Tensor) -> "VAE":
         """The model with the labels of these rows of its data."""
@@ -179,6 +181,9 @@ class VAE(nn.Module):
         """n labels drawn from p(y); draw i depends on (seed, i)."""
         uniform = datum_noise("uniform", seed, "labels", range(n), (1,))[:, 0]
         return torch.searchsorted(self.class_shares.cumsum(0).cpu(), uniform).clamp(max=self.classes - 1)
+
+    def _labelled(self, y: Tensor) -> "VAE":  # (M,) or (1,)
+        return self._with_one_hot((y[:, None] == torch.arange(self.classes, device=y.device)).to(self.prior.mean))
 
     def _with_one_hot(self, label: Tensor) -> "VAE":
         view = copy.copy(self)  # with the same modules and parameters

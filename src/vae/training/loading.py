@@ -10,11 +10,12 @@ from torch import nn
 from vae.data import Split, read_user_split
 from vae.errors import CheckpointError
 from vae.files import as_path, write_atomically
-from vae.models import Standardise
+from vae.models import VAE, Standardise
 from vae.precision import parameter_dtype
 from vae.training import checkpoint
 from vae.training.build import build_model
 from vae.training.checkpoint import under
+from vae.training.checks import check_labels, check_support
 from vae.training.run_directory import open_config
 from vae.training.run_state import RunState, check_same_run
 from vae.training.settings import Settings, read_settings
@@ -34,8 +35,12 @@ class LoadedRun:
     columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
 
     def read(self, file: str | Path) -> Split:
-        """The data of a file, as this model takes them."""
-        return read_user_split(file, self.model.data_shape, self.settings.data, self.data_range, self.columns)
+        """The data of a file, as this model takes them; ConfigError or DataError if it cannot."""
+        split = read_user_split(file, self.model.data_shape, self.settings.data, self.data_range, self.columns)
+        if isinstance(self.model, VAE):
+            check_support(split, str(file), self.model)
+            check_labels(split.labels, str(file), self.model)
+        return split
 
 
 def load_run(

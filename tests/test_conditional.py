@@ -1,5 +1,6 @@
 """A VAE that is conditional on labels: p(y) p(z) p(x|z, y), and q(z|x, y)."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -227,3 +228,49 @@ def test_files_of_other_labels_or_none_are_refused(tmp_path, capsys):
         for command in (evaluate, score):
             assert command.main([str(tmp_path / "run"), "--data", str(tmp_path / f"{name}.npz")]) == 2
             assert capsys.readouterr().err.splitlines()[-1] == f"{tmp_path / name}.npz: {sentence}"
+
+
+def test_a_column_of_a_table_can_be_the_labels(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    x, kinds = generator.standard_normal((90, 2)), np.array(["ant", "bee", "cow"])
+    y = generator.integers(0, 3, 90)
+
+    def table(name, labels, order=("a", "kind", "b")):
+        columns = {"a": x[:, 0], "b": x[:, 1] + 5 * y, "kind": labels}
+        rows = [[str(columns[key][i]) for key in order if labels is not None or key != "kind"] for i in range(90)]
+        head = [key for key in order if labels is not None or key != "kind"]
+        (tmp_path / name).write_text("\n".join(",".join(row) for row in [head, *rows]))
+        return str(tmp_path / name)
+
+    path = table("t.csv", kinds[y])
+    data = vae.load_data("csv", path=path, labels="kind", validation_size=20)
+    assert (data.columns, data.classes, data.shape) == (("a", "b"), ("ant", "bee", "cow"), (2,))
+    assert torch.equal(data.train.labels, torch.from_numpy(y)[data.train.index])
+    assert vae.load_data("csv", path=table("n.csv", y), labels="kind").classes == ()
+    raw = {**CONFIG, "data": {"name": "csv", "path": path, "labels": "kind", "validation_size": 20}}
+    train(read_settings(raw, ["train.epochs=30"]), tmp_path / "run", verbose=False)
+    arguments = [str(tmp_path / "run"), "--json", "--data"]
+
+    def elbo(path):
+        assert evaluate.main([*arguments, path]) == 0
+        return json.loads(capsys.readouterr().out)["elbo"]["mean"]
+
+    whole = elbo(path)
+    assert elbo(table("other.csv", kinds[y], ("kind", "b", "a"))) == pytest.approx(whole, abs=1e-4)
+    without_ants = [line for line in (tmp_path / "t.csv").read_text().splitlines() if ",ant," not in line]
+    (tmp_path / "two.csv").write_text("\n".join(without_ants))
+    assert elbo(str(tmp_path / "two.csv")) == pytest.approx(whole, abs=0.5)  # bees are still class 1
+    for path, sentence in (
+        (table("none.csv", None), "a conditional model needs a label for each datum, and there are none"),
+        (table("dogs.csv", np.array(["ant", "bee", "dog"])[y]), "the training data have no label dog, only ant, bee, "),
+    ):
+        assert evaluate.main([*arguments, path]) == 2
+        assert sentence in capsys.readouterr().err
+    for name, options, sentence in (
+        ("n.csv", {"labels": "kin"}, "data.labels: .* has no column kin; did you mean kind"),
+        ("n.csv", {"labels": "a"}, "has fractions"),
+        ("t.csv", {"labels": "kind", "target": "a"}, "leave one of them out"),
+        ("t.csv", {}, r"column kind, row 1: is .*\(a column of classes can be data.labels\)"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            vae.load_data("csv", path=str(tmp_path / name), **options)

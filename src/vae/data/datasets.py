@@ -188,31 +188,53 @@ def _loader(root: Path, seed: int) -> Raw:
 
 
 def _csv(
-    root: Path, seed: int, *, path: str, target: tuple[str, ...] | str | None = None, test_size: Count | None = None
+    root: Path,
+    seed: int,
+    *,
+    path: str,
+    target: tuple[str, ...] | str | None = None,
+    labels: str | None = None,
+    test_size: Count | None = None,
 ) -> Raw:
-    """Your own table: a first line of column names, then rows of numbers; `target` names what a regression predicts."""
-    x, y, columns = read_table(as_path(path, "data.path"), target)
-    return _seeded_split(x, y, test_size, seed)._replace(columns=columns)
+    """Your own table: a first line of column names, then rows of numbers; `target` names what a regression predicts,
+    `labels` a column of classes, words or whole numbers."""
+    table = read_table(as_path(path, "data.path"), target, labels)
+    raw = _seeded_split(table.x, table.y, test_size, seed)
+    return raw._replace(columns=table.columns, classes=table.classes)
 
 
-def read_table(path: Path, target: tuple[str, ...] | str | None) -> tuple[Any, Any | None, tuple[str, ...]]:
-    """Inputs (N, D) and targets (N, T), if any are named, of a csv file, and the names of the inputs' columns.
+class Table(NamedTuple):
+    """A csv file: inputs (N, D), and targets (N, T) or labels (N,) if a column is named for them."""
 
-    DataError if there are no such columns.
-    """
-    columns = files.read_csv(path)
+    x: Any
+    y: Any | None
+    columns: tuple[str, ...]  # of the inputs
+    classes: tuple[str, ...]  # what the labels count, if they are words
+
+
+def read_table(path: Path, target: tuple[str, ...] | str | None, labels: str | None, *, new: bool = False) -> Table:
+    """A csv file; labels may be missing from a `new` one, of which a model is asked. DataError if it does not fit."""
+    columns = files.read_csv(path, words=labels)
     targets = [target] if isinstance(target, str) else list(target or ())
-    for name in targets:
+    if targets and labels is not None:
+        raise DataError("data.labels: a regression has a target and no labels; leave one of them out")
+    labels = None if new and labels not in columns else labels
+    for key, name in (*(("target", name) for name in targets), *([("labels", labels)] if labels else ())):
         if name not in columns:
-            raise DataError(f"data.target: {path} has no column {name}{did_you_mean(name, columns)}")
-    names = tuple(name for name in columns if name not in targets)
-    inputs = [columns[name] for name in names]
-    if not inputs:
+            raise DataError(f"data.{key}: {path} has no column {name}{did_you_mean(name, columns)}")
+    names = tuple(name for name in columns if name not in (*targets, labels))
+    if not names:
         raise DataError(
             f"data.target: {path} has no other column than the target, so there is nothing to predict it from"
         )
-    x, _ = checked(np.stack(inputs, 1), str(path))
-    return x, np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None, names
+    x, _ = checked(np.stack([columns[name] for name in names], 1), str(path))
+    if labels is None:
+        y = np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None
+        return Table(x, y, names, ())
+    found, classes = labels_of({"all": columns[labels]}, {"all": len(x)}, str(path))
+    if found["all"].dtype != np.int64:
+        raise DataError(f"data.labels: column {labels} of {path} has fractions; labels are words or whole numbers")
+    return Table(x, found["all"], names, classes)
 
 
 def _li(

@@ -156,8 +156,11 @@ def read_frey(root: Path) -> Array:
     return np.ascontiguousarray(faces)
 
 
-def read_csv(path: Path) -> dict[str, Array]:
-    """The columns of a csv file by their names in its first line, each (N,) float64, none of them missing."""
+def read_csv(path: Path, words: str | None = None) -> dict[str, Array]:
+    """The columns of a csv file by their names in its first line, each (N,) float64, none of them missing.
+
+    `words` names a column that may hold words instead.
+    """
     try:
         with open_regular(path) as file:
             lines = list(csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True))
@@ -174,13 +177,15 @@ def read_csv(path: Path) -> dict[str, Array]:
                 f"{path}: row {number} has {len(row)} values, and the first line names {len(names)} columns"
             )
         for name, text in zip(names, row, strict=True):
-            if not _is_finite(text):
+            if not _is_finite(text) and (name != words or not text.strip()):
                 what = "is missing" if not text.strip() else f"is {show(text)}, which is no finite number"
                 raise DataError(
                     f"{path}: column {printable(name)}, row {number}: {what}; drop the row or fill the value in, and "
-                    "turn words into numbers, such as 0 and 1 for each word"
+                    "turn words into numbers, such as 0 and 1 for each word (a column of classes can be data.labels)"
                 )
-    return dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    numbers = {name: name != words or all(map(_is_finite, column)) for name, column in columns.items()}
+    return {name: np.array(column, np.float64 if numbers[name] else str) for name, column in columns.items()}
 
 
 def _is_finite(text: str) -> bool:

@@ -301,21 +301,23 @@ def read_user_split(
     settings: DataSettings,
     trained: tuple[float, float] | None = None,
     columns: Sequence[str] = (),
+    classes: Sequence[str] = (),
 ) -> Split:
     """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
-    A .csv file has the `columns` that the model was trained on, in any order. A warning tells if the data lie on
-    another range than the values that it was `trained` on. DataError if a datum has another shape, or a byte is above
-    the scale.
+    A .csv file has the `columns` that the model was trained on, in any order. Labels that are words count as in the
+    `classes` of the training data. A warning tells if the data lie on another range than the values that the model was
+    `trained` on. DataError if a datum has another shape, a byte is above the scale, or a label is of no class.
     """
     if settings.name == "csv" and Path(path).suffix == ".csv":
-        x, y, names = read_table(Path(path), settings.options.get("target"))
+        named = {key: settings.options.get(key) for key in ("target", "labels")}
+        x, y, names, words = read_table(Path(path), **named, new=True)
         if x.shape[1:] != shape:
             raise DataError(f"{path}: has {x.shape[1]} columns beside the target, and the model is of {shape[0]}")
         if missing := [name for name in columns if name not in names]:
             raise DataError(f"{path}: has no column {missing[0]}, which the training data have")
         order = [names.index(name) for name in columns or names]
-        return _as_split(Arrays(x[:, order], y), settings)
+        return _as_split(Arrays(x[:, order], _recoded(y, words, classes, path)), settings)
     arrays, others = files.read_npz(Path(path), ("x_test", "y_test", "x", "y"))
     name = next((n for n in ("x_test", "x") if n in arrays), None)
     if name is None:
@@ -323,13 +325,22 @@ def read_user_split(
         raise DataError(f"{path}: holds {held}; to evaluate on it, it needs x_test or x")
     largest, label = DATASETS[settings.name].grey_levels - 1, name.replace("x", "y")
     x, _ = checked(arrays[name], f"{path}: {name}", largest)
-    labels, _ = labels_of({"all": arrays[label]} if label in arrays else {}, {"all": len(x)}, str(path))
+    labels, words = labels_of({"all": arrays[label]} if label in arrays else {}, {"all": len(x)}, str(path))
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise DataError(f"{path}: a datum of {name} has shape {x.shape[1:]}, but the model was trained on {shape}")
-    split = _as_split(Arrays(x.reshape(-1, *shape), labels.get("all")), settings)
+    split = _as_split(Arrays(x.reshape(-1, *shape), _recoded(labels.get("all"), words, classes, path)), settings)
     if trained is not None:
         warn_of_range(split.range, trained, f"{path}: {name}", len(x))
     return _fixed(split, "test", settings) if kind_of(split) == "grey" else split
+
+
+def _recoded(y: Any, words: Sequence[str], classes: Sequence[str], path: str | Path) -> Any:
+    """Labels that count `words`, as they count the classes of the training data, if these were words."""
+    if not (words and classes):
+        return y
+    if unknown := [word for word in words if word not in classes]:
+        raise DataError(f"{path}: the training data have no label {unknown[0]}, only {names_of(list(classes), 8)}")
+    return np.array([classes.index(word) for word in words])[y]
 
 
 def warn_of_range(found: tuple[float, float], trained: tuple[float, float], what: str, count: int) -> None:

@@ -75,7 +75,7 @@ def read(path: Path, kinds: Mapping[str, Any] = types.MappingProxyType({})) -> t
     if sha256 != _digest(tensors, text) or not header.rstrip(b" ").endswith(b"}"):
         raise CheckpointError(f"{path}: the file was altered or damaged (its SHA-256 is wrong); {_CURE}")
     with of_this_library(path):
-        values = json.loads(text)
+        values = dict.fromkeys(kinds) | json.loads(text)
         wrong = [key for key, kind in kinds.items() if not isinstance(values[key], kind)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} of another type")

@@ -33,10 +33,12 @@ class LoadedRun:
     data_sha256: str | None
     data_range: tuple[float, float] | None  # of the values of the training data, if they are known
     columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
+    classes: tuple[str, ...] = ()  # what the labels count, if they have names
 
     def read(self, file: str | Path) -> Split:
         """The data of a file, as this model takes them; ConfigError or DataError if it cannot."""
-        split = read_user_split(file, self.model.data_shape, self.settings.data, self.data_range, self.columns)
+        shape, settings = self.model.data_shape, self.settings.data
+        split = read_user_split(file, shape, settings, self.data_range, self.columns, self.classes)
         if isinstance(self.model, VAE):
             check_support(split, str(file), self.model)
             check_labels(split.labels, str(file), self.model)
@@ -76,8 +78,9 @@ def load_run(
     model.to(parameter_dtype(settings.train.precision))
     checkpoint.load_model(model, tensors, file)
     model.data_range = tuple(values["data_range"]) if values["data_range"] else None
-    facts = values["step"], values["data_sha256"], model.data_range, tuple(values.get("columns", ()))
-    return LoadedRun(model.eval(), settings, path, which, *facts)
+    facts = values["step"], values["data_sha256"], model.data_range
+    names = tuple(values["columns"] or ()), tuple(values["classes"] or ())
+    return LoadedRun(model.eval(), settings, path, which, *facts, *names)
 
 
 def checkpoints(path: Path) -> dict[str, Path]:

@@ -174,7 +174,7 @@ def _run(
 ) -> Run:
     ranks, plan = Ranks.joined(), plan_of(settings)
     run, algorithm = begin(settings, model, data, ranks)
-    run.about |= {} if weights is None else {"weights": weights}
+    run.about["weights"] = weights
     folder = RunDirectory(None if out is None else as_path(out, "out"), ranks)
     device, verbose, stop = run.streams.device, verbose and ranks.first, Stop(ranks)
     about = str(data) if isinstance(data, Data) else "a DataLoader"
@@ -188,7 +188,7 @@ def _run(
         if not run.progress.finished(plan):  # otherwise there is nothing to compile, and nothing to describe anew
             algorithm = with_gradient(algorithm, run, settings, plan, stop)
             ranks.once(lambda: folder.reserve(run))
-            if "weights" in run.about and not run.state.step:  # from here on they are in the run itself
+            if run.about["weights"] and not run.state.step:  # from here on they are in the run itself
                 folder.write("last", run)
             ranks.once(lambda: folder.describe(settings, about, run))
             if verbose:
@@ -258,7 +258,8 @@ def begin(settings: Settings, model: Model, data: Data | Any, ranks: Ranks) -> t
         "data_sha256": data.sha256() if is_data else None,
         "data_range": model.data_range and list(model.data_range),
         "threads": torch.get_num_threads(),
-        **({"columns": list(data.columns)} if is_data and data.columns else {}),
+        "columns": list(data.columns) if is_data else None,
+        "classes": list(data.classes) if is_data else None,
     }
     check_same_data(about["data_sha256"], ranks)
     return RunState(about, algorithm.init(model), Streams(train.seed, device), batches, Progress()), algorithm

@@ -115,7 +115,7 @@ class RunDirectory:
             "steps": run.form or "plain",
             "precision": settings.train.precision,
             "data": data,
-            "weights": run.about.get("weights"),
+            "weights": run.about["weights"],
         }
         write_atomically(self.path / "environment.json", (json.dumps(record, indent=2) + "\n").encode())
         write_atomically(self.path / "config.yaml", dump(plain(settings)).encode())

@@ -32,13 +32,16 @@ class RunState:
     progress: Progress
     form: str | None = None  # of the gradient: plain, compiled or parallel; None until it is chosen
 
-    # What a checkpoint holds besides tensors. There may also be `weights`, the checkpoint that the first weights are
-    # from, `columns`, the names of the elements, and `weights_only`, of a checkpoint that is for use alone.
+    # What a checkpoint holds besides tensors; what may be None may be missing.
     VALUES: ClassVar[dict[str, Any]] = {
         "config": dict,
         "data_shape": list,
         "data_sha256": str | None,
         "data_range": list | None,
+        "columns": list | None,  # the names of the elements of a datum
+        "classes": list | None,  # those of the labels
+        "weights": dict | None,  # the checkpoint that the first weights are from
+        "weights_only": bool | None,  # for use alone
         "threads": int,
         "form": str | None,
         "step": int,
@@ -63,12 +66,12 @@ class RunState:
 
     def unpack(self, tensors: dict[str, Tensor], values: dict[str, Any], file: Path) -> None:
         """Become what a checkpoint holds. CheckpointError if it is of another run, or for use alone."""
-        if "weights_only" in values:
+        if values["weights_only"]:
             raise CheckpointError(
                 f"{file}: holds weights alone, without the state of the training, so the run cannot be resumed; begin "
                 f"another with its weights: train.py --config FILE --from {file.parents[1]}"
             )
-        self.about |= {key: values[key] for key in ("weights",) if key in values}
+        self.about["weights"] = values["weights"]
         checkpoint.load_model(self.state.model, tensors, file)
         check_same_run(file, values["config"], self.about["config"])
         if values["data_sha256"] != self.about["data_sha256"]:

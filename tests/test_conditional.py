@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import vae
 from tests.problems import LinearGaussian
-from vae.commands import evaluate, score
+from vae.commands import evaluate, plot, score
 from vae.data import Data, Split
 from vae.errors import ConfigError, DataError, UsageError
 from vae.evaluation import evaluate_bound, evaluate_representation, posterior_codes
@@ -19,6 +19,7 @@ from vae.evaluation.annealed import simulated
 from vae.models import vae as models_vae
 from vae.training import read_settings
 from vae.training.build import build_for
+from vae.training.loading import load_run
 from vae.training.run import train
 
 K, D, J = 3, 5, 2
@@ -256,6 +257,11 @@ def test_a_column_of_a_table_can_be_the_labels(tmp_path, capsys):
         return json.loads(capsys.readouterr().out)["elbo"]["mean"]
 
     whole = elbo(path)
+    assert plot.main_samples([str(tmp_path / "run"), "--label", "bee", "--count", "4"]) == 0
+    assert torch.equal(load_run(tmp_path / "run").given("bee").label, load_run(tmp_path / "run").given("1").label)
+    capsys.readouterr()
+    assert plot.main_samples([str(tmp_path / "run"), "--label", "dog"]) == 2
+    assert capsys.readouterr().err.endswith("has no label dog; give ant, bee, cow, or a number from 0\n")
     assert elbo(table("other.csv", kinds[y], ("kind", "b", "a"))) == pytest.approx(whole, abs=1e-4)
     without_ants = [line for line in (tmp_path / "t.csv").read_text().splitlines() if ",ant," not in line]
     (tmp_path / "two.csv").write_text("\n".join(without_ants))

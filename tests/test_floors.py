@@ -37,7 +37,7 @@ BUDGETS = {
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_999,
-    "training": 2_431,
+    "training": 2_445,
     "figures": 747,
     "explorer": 240,
     "sweep": 550,

@@ -170,7 +170,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "which checkpoint (default: best if there is one, else last)",
     },
     "--split": {"choices": ("test", "validation", "train"), "default": "test", "help": "which data (default: test)"},
-    "--label": {"type": natural, "metavar": "Y", "help": "of a conditional model: the label that x is given"},
+    "--label": {"metavar": "Y", "help": "of a conditional model: the label that x is given, its name or number"},
     "--limit": {"type": positive, "metavar": "N", "help": "only the first N data"},
     "--data": {"metavar": "FILE", "help": "an .npz file with x_test, or x (or a .csv file), in place of the split"},
     "--json": {"action": "store_true", "help": "print only one JSON object"},
@@ -216,7 +216,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def load_on_device(
-    path: str | Path, checkpoint: str | None, *, label: int | None = None, any_model: bool = False
+    path: str | Path, checkpoint: str | None, *, label: str | None = None, any_model: bool = False
 ) -> LoadedRun:
     """A run, its model on the CPU if its settings name the CPU, else on CUDA if there is a GPU.
 
@@ -231,7 +231,7 @@ def load_on_device(
         raise UsageError(f"{path}: is a run of a regression, which has no latents; use evaluate.py or plot_curves.py")
     run.model.to(choose_device("cpu" if run.settings.train.device == "cpu" else "auto"))
     if label is not None:
-        run.model = run.model.given(label)
+        run.model = run.given(label)
     return run
 
 

@@ -87,7 +87,7 @@ def main_samples(argv: Sequence[str] | None = None) -> None:
     held_out = data.evaluation_split("test" if data.validation is None else "validation")
     found = aggregate_posterior(run.model, data.evaluation_split("train"), held_out)
     if args.label is not None:
-        run.model = run.model.given(args.label)
+        run.model = run.given(args.label)
     print(found.verdict)
     print(*draw_aggregate(run, found, args.count, args.seed, args.out), sep="\n")
 

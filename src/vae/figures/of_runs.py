@@ -108,7 +108,7 @@ def draw_samples(run: LoadedRun, count: int, seed: int, out: str | None = None) 
     model = run.model
     if model.classes and model.label is None:
         labels = range(min(model.classes, 20))
-        rows = {f"label {y}": _array(model.given(y).sample(10, seed=seed), model) for y in labels}
+        rows = {run.name_of(y): _array(model.given(y).sample(10, seed=seed), model) for y in labels}
         title = f"{run.path.name}: decoder means by label at 10 draws of z from the prior (seed {seed}){_unit(model)}"
         return _save(in_rows(rows, title, run.data_range, run.columns), run.path, "samples", out)
     title = f"{run.path.name}: decoder means at {count} draws of z from the prior (seed {seed}){_unit(model)}"

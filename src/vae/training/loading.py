@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from vae.data import Split, read_user_split
-from vae.errors import CheckpointError
+from vae.errors import CheckpointError, UsageError
 from vae.files import as_path, write_atomically
 from vae.models import VAE, Standardise
 from vae.precision import parameter_dtype
+from vae.schema import names_of
 from vae.training import checkpoint
 from vae.training.build import build_model
 from vae.training.checkpoint import under
@@ -34,6 +35,19 @@ class LoadedRun:
     data_range: tuple[float, float] | None  # of the values of the training data, if they are known
     columns: tuple[str, ...] = ()  # the names of the elements of a datum, of a table
     classes: tuple[str, ...] = ()  # what the labels count, if they have names
+
+    def name_of(self, label: int) -> str:
+        """What a label is called."""
+        return self.classes[label] if label < len(self.classes) else f"label {label}"
+
+    def given(self, label: str) -> VAE:
+        """The VAE of p(x|y) for one label, by its name or number. UsageError if the model has none of it."""
+        if label in self.classes:
+            return self.model.given(self.classes.index(label))
+        if not (label.isdecimal() and len(label) < 10):
+            known = f"{names_of(list(self.classes), 12)}, or " if self.classes else ""
+            raise UsageError(f"{self.path}: has no label {label}; give {known}a number from 0")
+        return self.model.given(int(label))
 
     def read(self, file: str | Path) -> Split:
         """The data of a file, as this model takes them; ConfigError or DataError if it cannot."""

@@ -14,12 +14,13 @@ from tests.oracles import numbers, z_score
 from tests.problems import LinearGaussian as Problem
 from tests.problems import probabilistic_pca as optimum
 from vae.errors import UsageError
-from vae.models import EM, LINEAR_MODELS, PCA, LinearGaussian, NotConverged, factor_analysis, pca
+from vae.models import EM, PCA, LinearGaussian, NotConverged, factor_analysis, pca
 from vae.models import probabilistic_pca as ppca
 
 pytestmark = pytest.mark.usefixtures("float64")
 N, D, J = 203, 10, 3
 TIGHT = EM(tolerance=1e-14)
+LINEAR_MODELS = {"pca": pca, "probabilistic_pca": ppca, "factor_analysis": factor_analysis}
 
 
 def data(n=N, d=D, j=J, seed=0):

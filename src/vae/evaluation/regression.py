@@ -86,12 +86,10 @@ def regression_record(
     """The record of a regression on a split, and the values of each datum."""
     samples = num_samples or NETWORKS
     columns = evaluate_regression(model, split, name=name, seed=seed, num_samples=samples)
-    record = {key: mean_and_stderr(column) for key, column in columns.items() if column.ndim == 1}
+    record: dict[str, Any] = {k: mean_and_stderr(column) for k, column in columns.items() if column.ndim == 1}
     record["coverage"] = {f"{level:.0%}": mean_and_stderr(covered(columns["pit"], level)) for level in LEVELS}
-    return {**record, "density": True, "num_samples": samples, "split": name, "seed": seed, **origin}, {
-        **columns,
-        "index": split.index,
-    }
+    record |= {"density": True, "num_samples": samples, "split": name, "seed": seed, **origin}
+    return record, {**columns, "index": split.index}
 
 
 def regression_table(record: Mapping[str, Any]) -> list[str]:

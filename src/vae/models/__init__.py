@@ -10,16 +10,7 @@ from vae.models.bayesian import (
     weights_kl,
     weights_noises,
 )
-from vae.models.linear import (
-    EM,
-    LINEAR_MODELS,
-    PCA,
-    LinearGaussian,
-    NotConverged,
-    factor_analysis,
-    pca,
-    probabilistic_pca,
-)
+from vae.models.linear import EM, PCA, LinearGaussian, NotConverged, factor_analysis, pca, probabilistic_pca
 from vae.models.regression import Predictive, Regression
 from vae.models.vae import VAE, Standardise, device_of, evaluating, example
 

@@ -296,13 +296,6 @@ def factor_analysis(x: Any, latent_dim: int, *, em: EM = EM(), floor: float = 1 
     return LinearGaussian(mean, W, variance, trace)
 
 
-LINEAR_MODELS: dict[str, Callable[..., PCA | LinearGaussian]] = {
-    "pca": pca,
-    "probabilistic_pca": probabilistic_pca,
-    "factor_analysis": factor_analysis,
-}
-
-
 # ------------------------------------------------------------------------------------- small pieces
 
 

@@ -56,12 +56,8 @@ class Regression(nn.Module):
         self.noise, self.weights, self.layers = noise, weights, layers
         self.hidden, self.activation = tuple(hidden), activation
         self.dropout, self.noise_std, self.prior_std, self.initial_std = dropout, noise_std, prior_std, initial_std
-        self.sampling, self.standardise, self.data_shape, self.targets = (
-            sampling,
-            standardise,
-            tuple(data_shape),
-            targets,
-        )
+        self.sampling, self.standardise = sampling, standardise
+        self.data_shape, self.targets = tuple(data_shape), targets
         sizes = (math.prod(data_shape), *hidden)
 
         def linear(inputs: int, outputs: int, last: bool = False) -> nn.Module:

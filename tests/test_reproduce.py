@@ -271,6 +271,7 @@ def test_the_command_shown_trains_the_same_config(tiny, capsys):
         (["laird", "--retrain", "--out", "notebooks/laird"], "--retrain: notebooks/laird holds the committed records"),
         (["--table", "--json"], "reproduce.py: --json is for the table of one document; name it"),
         (["laird", "--out", "README.md"], "README.md: is a file; --out names a directory"),
+        (["laird", "--table", "--figure", "9"], "--figure 9: laird has none of that name, only 1, 2, test, parts, "),
         (["laird", "--show", "x"], "--show x: laird trains no such experiment, only as_published"),
     ],
 )
@@ -370,6 +371,11 @@ def test_the_identities_of_chapter_3_hold_and_are_tested():
 def test_the_results_of_the_page_are_those_of_the_records(capsys):
     assert command.main(["--table"]) == 0
     assert capsys.readouterr().out in Path("docs/documents.md").read_text()
+
+
+def test_the_table_of_a_figure_has_its_rows_alone(capsys):
+    assert command.main(["laird", "--table", "--figure", "parts", "--json"]) == 0
+    assert {row["figure"] for row in json.loads(capsys.readouterr().out)} == {"parts"}
 
 
 @pytest.mark.slow

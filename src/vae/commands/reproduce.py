@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from vae.reproduce import DOCUMENTS, records, running
     from vae.reproduce.report import COLUMNS, cells, results
-    from vae.reproduce.table import table
+    from vae.reproduce.table import of_figure, table
     from vae.text import markdown_table
 
     if args.list:
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     files: list[Path] = []
     if args.table:
-        rows = table(document, records.chosen(document, running.folders(document, args.out)))
+        found = records.chosen(document, running.folders(document, args.out))
+        rows = of_figure(document, table(document, found), args.figure)
     else:
         out = Path(args.out or f"runs/reproduce/{args.name}")
         how = {"figure": args.figure, "processes": args.processes, "again": args.retrain, "say": _say}

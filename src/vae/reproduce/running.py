@@ -19,7 +19,7 @@ from vae.files import read_log
 from vae.reproduce import records, report
 from vae.reproduce.document import Document, Experiment, Made, Profile
 from vae.reproduce.records import COMMITTED
-from vae.reproduce.table import Row, table
+from vae.reproduce.table import Row, of_figure, table
 from vae.sweep.cell import Cell
 from vae.sweep.grid import check_cells
 from vae.sweep.run import run as train
@@ -115,20 +115,17 @@ def reproduce(
     What was stopped goes on. `again`: committed records do not count. UsageError if the figure does not exist or the
     directory cannot be used, TrainingFailed if a run fails.
     """
-    if figure is not None and figure not in document.labels():
-        raise UsageError(
-            f"--figure {figure}: {document.name} has none of that name, only {', '.join(document.labels())}"
-        )
     if out.is_file():
         raise UsageError(f"{out}: is a file; --out names a directory")
     if again and out.resolve() == (COMMITTED / document.name).resolve():
         raise UsageError(f"--retrain: {out} holds the committed records; name another directory with --out")
+    of_figure(document, (), figure)
     with lock(out):
         make(missing(document, profile, out, figure, again=again), processes, say)
         found = records.chosen(document, [out] if again else folders(document, out))
         rows = table(document, found)
         files = report.draw(document, found, out, figure) + report.write(document, found, rows, out)
-    return [row for row in rows if figure in (None, row["figure"])], files
+    return of_figure(document, rows, figure), files
 
 
 def make(tasks: Sequence[Task], processes: int | None, say: Say) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from vae.errors import UsageError
 from vae.reproduce.document import Document, Number, Quantity
 from vae.reproduce.records import Record, Records
 
@@ -20,6 +21,14 @@ def table(document: Document, records: Records) -> list[Row]:
     labels = document.labels()
     ordered = sorted(document.quantities, key=lambda quantity: labels.index(quantity.figure))
     return [row(document, quantity, records) for quantity in ordered]
+
+
+def of_figure(document: Document, rows: Sequence[Row], figure: str | None) -> list[Row]:
+    """The rows of a figure, or all. UsageError if the document has no such figure."""
+    if figure is not None and figure not in document.labels():
+        known = ", ".join(document.labels())
+        raise UsageError(f"--figure {figure}: {document.name} has none of that name, only {known}")
+    return [row for row in rows if figure in (None, row["figure"])]
 
 
 def row(document: Document, quantity: Quantity, records: Records) -> Row:

@@ -93,7 +93,7 @@ def load_run(
     checkpoint.load_model(model, tensors, file)
     model.data_range = tuple(values["data_range"]) if values["data_range"] else None
     facts = values["step"], values["data_sha256"], model.data_range
-    names = tuple(values["columns"] or ()), tuple(values["classes"] or ())
+    names = (tuple(map(str, values[key] or ())) for key in ("columns", "classes"))
     return LoadedRun(model.eval(), settings, path, which, *facts, *names)
 
 

@@ -37,12 +37,12 @@ BUDGETS = {
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_997,
-    "training": 2_445,
+    "training": 2_448,
     "figures": 747,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_099,
-    "commands": 1_303,
+    "reproduce": 4_102,
+    "commands": 1_299,
 }
 
 

@@ -37,12 +37,8 @@ def main_curves(argv: Sequence[str] | None = None) -> None:
 @command
 def main_reconstructions(argv: Sequence[str] | None = None) -> None:
     """plot_reconstructions.py."""
-    parser = _parser(
-        "plot_reconstructions",
-        "Draw data above their reconstructions by one or several runs.",
-        "runs/a runs/b",
-        several=True,
-    )
+    about = "Draw data above their reconstructions by one or several runs."
+    parser = _parser("plot_reconstructions", about, "runs/a runs/b", several=True)
     add(parser, "--split")
     parser.add_argument("--count", type=positive, default=10, metavar="N", help="how many data (default: 10)")
     args = parser.parse_args(argv)

@@ -99,7 +99,10 @@ def build_model(
     if settings.condition is None:
         classes = 0
     elif not classes:
-        raise ConfigError("model.condition: labels needs a label for each datum, 0, 1, 2, ...; these data have none")
+        raise ConfigError(
+            "model.condition: labels needs a label for each datum, 0, 1, 2, ...; these data have none (of a csv file, "
+            "data.labels names their column)"
+        )
     likelihood = settings.likelihood.build(LIKELIHOODS, data_shape)
     posterior = settings.posterior.build(POSTERIORS, settings.latent_dim)
     prior = settings.prior.build(PRIORS, settings.latent_dim)

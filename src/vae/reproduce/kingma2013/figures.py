@@ -121,7 +121,7 @@ def draw_figure_5(records: Chosen) -> Picture:
 def _sheets(records: Chosen, titles: Mapping[str, str], key: str) -> Picture:
     """Square sheets of pictures side by side, as far as there are records."""
     titles = {name: title for name, title in titles.items() if name in records}
-    made = figure(5 * len(titles), 5.2, "")
+    made = figure(5 * len(titles), 5.4, "")
     for axes, (name, title) in zip(np.atleast_1d(made.subplots(1, len(titles))), titles.items(), strict=True):
         images = arrays(records[name])[key]
         side = round(len(images) ** 0.5)

@@ -49,6 +49,7 @@ class DatasetRow:
     shape: tuple[int, int, int] | None = None  # of a datum; None if known only after reading
     grey_levels: int = 256  # of a byte
     classes: tuple[str, ...] = ()  # if the files do not name them
+    torchvision: str | None = None  # its name in torchvision
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.read, include_extras=True)
@@ -104,7 +105,7 @@ def _torchvision(source: files.Torchvision, shape: tuple[int, int, int], classes
         f"{source.name} from {source.name.lower()}.npz in the data root, if it is there (as npz, below); else through "
         "torchvision: downloaded if missing, checked."
     )
-    return DatasetRow(read, shape, classes=classes)
+    return DatasetRow(read, shape, classes=classes, torchvision=source.name)
 
 
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")

@@ -268,9 +268,9 @@ _F2 = tuple(f"{data}_{d}_{a}" for data, sizes in SIZES.items() for d in sizes fo
 FIGURES = (
     Figure("2", "The bound per datum against training samples; thick and pale: the paper's curves.", _F2,
            draw.draw_figure_2,
-           "AEVB lies on the paper's curves. Wake-sleep on MNIST runs beside its curve, 2 to 4 nats lower at 10^7: its "
-           "step was the best at first. On the faces it stays at what ignores z, as the paper's does for good, until "
-           "some millions of samples.",
+           "AEVB lies on the paper's curves. Wake-sleep on MNIST runs below its curve, 3 to 5 nats at 10^7, and rises "
+           "later with 200 latents: its step was the best at first. On the faces it stays at what ignores z, as the "
+           "paper's does for good, until some millions of samples.",
            partial=True),
     Figure("2 beyond", "Beyond the paper's frame: the test bound on Frey faces falls after 10^8 samples.",
            tuple(f"frey_{d}_aevb" for d in SIZES["frey"]), draw.draw_beyond, partial=True),

@@ -224,11 +224,16 @@ def test_files_of_other_labels_or_none_are_refused(tmp_path, capsys):
     for name, labels, sentence in (
         ("more", {"y": y + 1}, "has labels from 1 to 3, and the model those from 0 to 2"),
         ("none", {}, "a conditional model needs a label for each datum, and there are none"),
+        ("words", {"y": np.array(["a", "b", "c"])[y]}, "the training data have no label a, only numbers"),
     ):
         np.savez(tmp_path / f"{name}.npz", x=x, **labels)
         for command in (evaluate, score):
             assert command.main([str(tmp_path / "run"), "--data", str(tmp_path / f"{name}.npz")]) == 2
             assert capsys.readouterr().err.splitlines()[-1] == f"{tmp_path / name}.npz: {sentence}"
+    free = {**CONFIG, "data": data, "model": {**CONFIG["model"], "condition": None}}
+    train(read_settings(free, ["train.epochs=1"]), tmp_path / "free", verbose=False)
+    for name in ("more", "none", "words"):  # of no account without a condition
+        assert score.main([str(tmp_path / "free"), "--data", str(tmp_path / f"{name}.npz"), "--no-figures"]) == 0
 
 
 def test_a_column_of_a_table_can_be_the_labels(tmp_path, capsys):

@@ -301,12 +301,12 @@ def read_user_split(
     settings: DataSettings,
     trained: tuple[float, float] | None = None,
     columns: Sequence[str] = (),
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
 ) -> Split:
     """The data of an .npz file to evaluate on: its x_test, or x, on the scale and with the pixels of the settings.
 
-    A .csv file has the `columns` that the model was trained on, in any order. Labels that are words count as in the
-    `classes` of the training data. A warning tells if the data lie on another range than the values that the model was
+    A .csv file has the `columns` that the model was trained on, in any order. Words as labels count as in the `classes`
+    of the training data, if given. A warning tells if the data lie on another range than the values that the model was
     `trained` on. DataError if a datum has another shape, a byte is above the scale, or a label is of no class.
     """
     if settings.name == "csv" and Path(path).suffix == ".csv":
@@ -334,12 +334,13 @@ def read_user_split(
     return _fixed(split, "test", settings) if kind_of(split) == "grey" else split
 
 
-def _recoded(y: Any, words: Sequence[str], classes: Sequence[str], path: str | Path) -> Any:
-    """Labels that count `words`, as they count the classes of the training data, if these were words."""
-    if not (words and classes):
+def _recoded(y: Any, words: Sequence[str], classes: Sequence[str] | None, path: str | Path) -> Any:
+    """Labels that count `words`, as they count the classes of the training data."""
+    if not words or classes is None:
         return y
     if unknown := [word for word in words if word not in classes]:
-        raise DataError(f"{path}: the training data have no label {unknown[0]}, only {names_of(list(classes), 8)}")
+        known = names_of(list(classes), 8) if classes else "numbers"
+        raise DataError(f"{path}: the training data have no label {unknown[0]}, only {known}")
     return np.array([classes.index(word) for word in words])[y]
 
 

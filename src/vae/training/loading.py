@@ -52,7 +52,8 @@ class LoadedRun:
     def read(self, file: str | Path) -> Split:
         """The data of a file, as this model takes them; ConfigError or DataError if it cannot."""
         shape, settings = self.model.data_shape, self.settings.data
-        split = read_user_split(file, shape, settings, self.data_range, self.columns, self.classes)
+        classes = self.classes if getattr(self.model, "classes", 0) else None  # without a condition any label will do
+        split = read_user_split(file, shape, settings, self.data_range, self.columns, classes)
         if isinstance(self.model, VAE):
             check_support(split, str(file), self.model)
             check_labels(split.labels, str(file), self.model)

@@ -233,7 +233,7 @@ LAIRD = Document(
     DETAILS,
     notes=(
         "Of the 157.2 nats that ours has as published, 5.0 are the KL counted twice, and 1.3 the optimum of another "
-        "objective and slower convergence together. At a tenth of the length these two are 2.6 and 5.0 nats, so most "
+        "objective and slower convergence together. At a tenth of the length these two are 2.2 and 5.0 nats, so most "
         "of the slowness is made good by 2,000 epochs.",
         "136 is to be compared with a run of the published length, 144 and 150 with a tenth of it.",
     ),

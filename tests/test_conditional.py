@@ -277,9 +277,12 @@ def test_a_column_of_a_table_can_be_the_labels(tmp_path, capsys):
     ):
         assert evaluate.main([*arguments, path]) == 2
         assert sentence in capsys.readouterr().err
+    (tmp_path / "alone.csv").write_text("kind\nant\nbee\n")
     for name, options, sentence in (
         ("n.csv", {"labels": "kin"}, "data.labels: .* has no column kin; did you mean kind"),
+        ("n.csv", {"labels": ""}, "data.labels: .* has no column"),
         ("n.csv", {"labels": "a"}, "has fractions"),
+        ("alone.csv", {"labels": "kind"}, "has no other column than the labels, so there is nothing to learn"),
         ("t.csv", {"labels": "kind", "target": "a"}, "leave one of them out"),
         ("t.csv", {}, r"column kind, row 1: is .*\(a column of classes can be data.labels\)"),
     ):

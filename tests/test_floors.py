@@ -33,7 +33,7 @@ BUDGETS = {
     "distributions": 1_561,
     "likelihoods": 578,
     "data": 1_508,
-    "models": 1_027,
+    "models": 1_029,
     "objectives": 631,
     "algorithms": 428,
     "evaluation": 1_997,

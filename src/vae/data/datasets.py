@@ -219,14 +219,14 @@ def read_table(path: Path, target: tuple[str, ...] | str | None, labels: str | N
     if targets and labels is not None:
         raise DataError("data.labels: a regression has a target and no labels; leave one of them out")
     labels = None if new and labels not in columns else labels
-    for key, name in (*(("target", name) for name in targets), *([("labels", labels)] if labels else ())):
+    apart = {**dict.fromkeys(targets, "target"), **({} if labels is None else {labels: "labels"})}
+    for name, key in apart.items():
         if name not in columns:
             raise DataError(f"data.{key}: {path} has no column {name}{did_you_mean(name, columns)}")
-    names = tuple(name for name in columns if name not in (*targets, labels))
+    names = tuple(name for name in columns if name not in apart)
     if not names:
-        raise DataError(
-            f"data.target: {path} has no other column than the target, so there is nothing to predict it from"
-        )
+        alone = "target, so there is nothing to predict it from" if targets else "labels, so there is nothing to learn"
+        raise DataError(f"data.{'target' if targets else 'labels'}: {path} has no other column than the {alone}")
     x, _ = checked(np.stack([columns[name] for name in names], 1), str(path))
     if labels is None:
         y = np.stack([columns[name] for name in targets], 1).astype(np.float32) if targets else None

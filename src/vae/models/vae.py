@@ -85,12 +85,14 @@ class VAE(nn.Module):
 
     def prepare(self, train: Split) -> None:
         """Take from the training data what the model keeps of them: moments to standardise by, shares of labels."""
-        if self.standardise is None and kind_of(train) in ("counts", "real"):
-            self.standardise = Standardise.of(train.images())
-        if getattr(self.likelihood_head, "standardise", False):
+        encoder = self.standardise is None and kind_of(train) in ("counts", "real")
+        decoder = getattr(self.likelihood_head, "standardise", False)
+        if encoder or decoder:
             moments = Standardise.of(train.images())
-            self.likelihood_head.location.copy_(moments.mean)  # type: ignore[operator]
-            self.likelihood_head.scale.copy_(moments.std)  # type: ignore[operator]
+            self.standardise = moments if encoder else self.standardise
+            if decoder:
+                self.likelihood_head.location.copy_(moments.mean)  # type: ignore[operator]
+                self.likelihood_head.scale.copy_(moments.std)  # type: ignore[operator]
         if self.classes and train.labels is not None:
             self.class_shares.copy_(train.labels.bincount(minlength=self.classes) / len(train))
 

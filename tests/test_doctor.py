@@ -202,7 +202,7 @@ def test_a_table_without_a_likelihood_is_standardised():
 def table(tmp_path_factory):
     """A csv file of three columns, a config and a run on it."""
     folder = tmp_path_factory.mktemp("table")
-    x = RNG.standard_normal((400, 3)) @ [[1, 0.9, 0], [0, 0.3, 0], [0, 0, 5]] + [0, 100, 0]
+    x = np.random.default_rng(0).standard_normal((400, 3)) @ [[1, 0.9, 0], [0, 0.3, 0], [0, 0, 5]] + [0, 100, 0]
     rows = [["height", "mass", "flat", "age"], *([*row[:2], 1.5, row[2]] for row in x.tolist())]
     with open(folder / "t.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)

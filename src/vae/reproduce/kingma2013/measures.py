@@ -134,7 +134,7 @@ class FromDraws(ImportanceSampling):
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
         """The columns of importance sampling."""
-        z, _, _ = FittedDensity(num_samples=400).draws(model, x, noise, lambda share: None)  # (T, C, M, J)
+        z, _, _ = replace(PAPERS, num_samples=200).draws(model, x, noise, lambda share: None)  # (T, C, M, J)
         z = z.flatten(0, 1)
         scale, centre = z.std(0).clamp(min=1e-6), z.mean(0)
         mean, factor = fitted_gaussian((z - centre) / scale)

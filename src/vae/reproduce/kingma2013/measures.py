@@ -58,17 +58,14 @@ def curve(lines: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
 
     The training values are from before each update, as those of the paper seem to be.
     """
-    found: dict[str, list[float]] = {"samples": [], "train": [], "test": []}
-    since: list[float] = []
+    rows, since = list[tuple[float, float, float]](), list[float]()
     for line in lines:
         if line["split"] == "train":
             since.append(line["elbo"])
         elif line["split"] == "test" and since:
-            values = line["samples"], round(statistics.fmean(since), 3), round(line["elbo"], 3)
-            for of, value in zip(found.values(), values, strict=True):
-                of.append(value)
+            rows.append((line["samples"], round(statistics.fmean(since), 3), round(line["elbo"], 3)))
             since = []
-    return found
+    return {name: [row[i] for row in rows] for i, name in enumerate(("samples", "train", "test"))}
 
 
 def pictures(model: VAE, seed: int) -> Arrays:

@@ -130,7 +130,7 @@ class Quantity:
     `published` is as it stands in the document, so that its digits are known. `tolerance` is how far ours may lie from
     it because of how it was read off or rounded, as `why` says; `why` also explains a difference. `short` says why what
     was run is no replication. `part`: our test data are a part of the document's, whose error over the data counts too.
-    `summary`: whether it belongs among the results of all documents.
+    `headline`: whether README.md shows it, if it is published.
     """
 
     figure: str
@@ -143,7 +143,7 @@ class Quantity:
     claim: bool = False
     short: str = ""
     part: bool = False
-    summary: bool = True
+    headline: bool = True
 
 
 Chosen = Mapping[str, Any]  # the records of each experiment by its name, a list over seeds

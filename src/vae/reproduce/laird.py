@@ -160,7 +160,7 @@ QUANTITIES = (
     *(
         Quantity(
             "1", f"MNIST, AEVB as published, d = 2: training loss at {k},000 updates", ("as_published",),
-            lambda results, k=k: _at_update(results, k), f"{FIGURE_1[k]:g}", 2.5, READ_OFF,
+            lambda results, k=k: _at_update(results, k), f"{FIGURE_1[k]:g}", 2.5, READ_OFF, headline=False,
         )
         for k in (100, 200, 400, 800)
     ),

@@ -117,13 +117,13 @@ def _made(name: str, found: Sequence[Record]) -> list[str]:
 
 
 def results(documents: Iterable[Document]) -> str:
-    """The table of docs/documents.md: published numbers beside ours, where there is a record, and links."""
+    """The table of README.md: the published numbers that are headlines beside ours, where there is a record."""
     head = ("document", "figure", *COLUMNS[:-1])
     lines = []
     for document in documents:
-        main = replace(document, quantities=tuple(q for q in document.quantities if q.summary))
+        main = replace(document, quantities=tuple(q for q in document.quantities if q.headline))
         rows = table(main, chosen(document, [COMMITTED / document.name]))
-        link = f"[{document.name}](../notebooks/{document.name}/report.md)"
+        link = f"[{document.name}](notebooks/{document.name}/report.md)"
         lines += [[link, row["figure"], *cells(row)[:-1]] for row in rows if row["published"] is not None and row["n"]]
     return markdown_table(head, lines)
 

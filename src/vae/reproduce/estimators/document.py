@@ -46,7 +46,7 @@ ESTIMATORS = Document(
     (Experiment(CONFIG, measure, seeds=(0,), minutes=1.5, trained=False),),
     tuple(
         Quantity("1", f"{estimator}: slope of the signal-to-noise ratio in log K, {parameter}", (CONFIG,),
-                 _slope(estimator, parameter), limit, 0.05, "the limit of many samples; K is 16 to 1,024 here")
+                 _slope(estimator, parameter), limit, 0.05, "the limit of large K; here to 1,024", headline=False)
         for (estimator, parameter), limit in LIMITS.items()
     ),
     (Figure("1", "Variance, signal-to-noise ratio and bias of the estimators, measured and by theory.", (CONFIG,),

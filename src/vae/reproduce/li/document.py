@@ -157,8 +157,8 @@ def _of_figures() -> Iterator[Quantity]:
         for place, values in published.items():
             for what, value in zip(("lower", "line", "upper"), values, strict=True):
                 if value is not None:
-                    of = at(key, place, what)
-                    yield Quantity(label, f"x = {place}: {what}", (experiment,), of, f"{value:g}", 0.3, READ_OFF)
+                    text, of, given = f"x = {place}: {what}", at(key, place, what), f"{value:g}"
+                    yield Quantity(label, text, (experiment,), of, given, 0.3, READ_OFF, headline=False)
     of = at(OURS, "inside")
     yield Quantity("1", "share of the 150 data inside", ("aleatoric",), of, "0.94", 0.02, READ_OFF)
 

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if not args.name and not args.list and not args.table:
         raise UsageError("reproduce.py: name a document (--list shows which there are); see reproduce.py --help")
-    if args.json and not args.name:
-        raise UsageError("reproduce.py: --json is for the table of one document; name it")
+    if (args.json or args.figure) and not args.name:
+        raise UsageError("reproduce.py: --json and --figure are for one document; name it")
 
     from vae.reproduce import DOCUMENTS, records, running
     from vae.reproduce.report import COLUMNS, cells, results

@@ -70,6 +70,7 @@ class Made:
     given: Settings | None = None
     trained: LoadedRun | None = None
     folder: Path = Path()  # for what it trains itself
+    say: Callable[[str], None] = print  # how far it is
 
     @property
     def settings(self) -> Settings:

@@ -119,10 +119,7 @@ def draw_figure_1(records: Chosen) -> Picture:
     axes.plot(
         [1000 * x for x in FIGURE_1], list(FIGURE_1.values()), "ko", ms=4, label="published (smoothed line, read off)"
     )
-    axes.set_xlim(0, 900_000)
-    axes.set_ylim(130, 230)
-    axes.set_xlabel("updates")
-    axes.set_ylabel("training loss, nats per datum")
+    axes.set(xlim=(0, 900_000), ylim=(130, 230), xlabel="updates", ylabel="training loss, nats per datum")
     axes.legend()
     axes.grid(alpha=0.3)
     return made
@@ -132,8 +129,7 @@ def draw_figure_2(records: Chosen) -> Picture:
     """The decoder's means at the quantiles of the prior, white on black; z_1 grows downwards."""
     images = arrays(records["as_published"])["manifold"]
     made, axes = sheet(images.reshape(GRID, GRID, *images.shape[1:]), black_on_white=False)
-    axes.set_xlabel("pixels; $z_2$ from -1.96 to 1.96")
-    axes.set_ylabel("pixels; $z_1$ from -1.96 (top) to 1.96")
+    axes.set(xlabel="pixels; $z_2$ from -1.96 to 1.96", ylabel="pixels; $z_1$ from -1.96 (top) to 1.96")
     return made
 
 

@@ -66,7 +66,6 @@ def plane(panels: Mapping[str, tuple[Array, Array]]) -> Figure:
     ):
         drawn = axes.scatter(points[:, 0], points[:, 1], c=labels, s=6, linewidths=0, cmap="viridis")
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("z_1")
-        axes.set_ylabel("z_2")
+        axes.set(xlabel="z_1", ylabel="z_2")
         made.colorbar(drawn, ax=axes)
     return made

@@ -153,7 +153,8 @@ def measure(task: Task, path: Path | None, say: Say) -> None:
     say(f"{task.name}: measuring")
     began, run = time.monotonic(), None if path is None else load_run(path)
     pictures, folder = task.seed == task.experiment.seeds[0], task.out / "runs" / task.name
-    made = Made(task.seed, task.profile == "quick", pictures, task.settings, run, folder)
+    quick, tell = task.profile == "quick", lambda line: say(f"{task.name}: {line}")
+    made = Made(task.seed, quick, pictures, task.settings, run, folder, tell)
     results, arrays = task.experiment.measure(made)
     about = json.loads((path / "environment.json").read_text()) if path else {}
     record = records.Record(

@@ -12,24 +12,20 @@ from vae.reproduce.records import arrays, over_seeds
 DIMENSIONS = (2, 5, 10, 15, 20, 25)
 NETWORKS = {"fc": "fully connected", "conv": "convolutional"}
 BETAS = (1, 0.25, 4, 16)
+LOSS = "loss/reconstruction error"
 
 
 def losses(records: Chosen, bottom: float) -> Picture:
     """Figures 4.1 and 4.5: test loss and test reconstruction error against d."""
     made = figure(6.4, 4.8, "")
     axes = made.subplots()
-    for label, key, colour in (
-        ("Test reconstruction error", "reconstruction", "red"),
-        ("Test loss", "loss", "blue"),
-    ):
+    for label, key, colour in (("Test reconstruction error", "reconstruction", "red"), ("Test loss", "loss", "blue")):
         values = [over_seeds(found, "test", key) for found in records.values()]
         mean, error = [value.mean for value in values], [value.stderr or 0.0 for value in values]
         axes.errorbar(DIMENSIONS, mean, yerr=error, color=colour, marker="o", capsize=3, label=label)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=bottom)
-    axes.set_xlabel("latent space dimension")
-    axes.set_ylabel("loss/reconstruction error")
-    axes.set_title("Test Loss/Reconstruction Error")
+    axes.set(xlabel="latent space dimension", ylabel=LOSS, title="Test Loss/Reconstruction Error")
     axes.legend(loc="upper right")
     axes.grid()
     return made
@@ -56,8 +52,7 @@ def manifold(records: Chosen) -> Picture:
     places = np.arange(n) * size + size // 2
     axes.set_xticks(places, [f"{z:.1f}" for z in GRID], fontsize=6, rotation=90)
     axes.set_yticks(places, [f"{z:.1f}" for z in GRID[::-1]], fontsize=6)
-    axes.set_xlabel("z_1")
-    axes.set_ylabel("z_2")
+    axes.set(xlabel="z_1", ylabel="z_2")
     return made
 
 
@@ -76,9 +71,7 @@ def training(records: Chosen) -> Picture:
                 axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1, marker=".", **again)
         axes.set_xlim(left=0)
         axes.set_xticks(range(0, len(curve) + 2, 2))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("loss/reconstruction error")
-        axes.set_title(f"({letter}) {words}")
+        axes.set(xlabel="epoch", ylabel=LOSS, title=f"({letter}) {words}")
         axes.legend(loc="upper right")
         axes.grid()
     return made

@@ -58,9 +58,7 @@ def draw(tables: Mapping[str, Sequence[Row]], name: str) -> Figure:
     ]
     for axes, (title, x, y) in zip(panels.flat, titles, strict=True):
         axes.set_title(title, fontsize=11)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        quiet(axes)
+        quiet(axes, xlabel=x, ylabel=y)
         if axes is not panels[1, 2]:  # full of bars; its series are those of the first panel in its row
             axes.legend(fontsize=8, frameon=False)
     return made

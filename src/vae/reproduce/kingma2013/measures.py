@@ -108,8 +108,7 @@ def search(made: Made) -> tuple[Results, Arrays]:
         except TrainingFailed:
             found[str(rate)] = None
             continue
-        exploded = min(line["elbo"] for line in lines) < EXPLODED
-        found[str(rate)] = None if exploded else lines[-1]["elbo"]
+        found[str(rate)] = None if min(line["elbo"] for line in lines) < EXPLODED else lines[-1]["elbo"]
     return {"bound": found}, {}
 
 
@@ -161,6 +160,7 @@ def marginal(made: Made) -> tuple[Results, Arrays]:
                 about[name] = _estimates(run.model, split, name, end, cost > 1, made.pictures or end)
             write_atomically(file, json.dumps(about).encode())
         values.append(json.loads(file.read_text()))
+        made.say(f"log p(x) {values[-1]['test']['hmc']['mean']:.1f} after {samples:,} of {points[-1]:,} samples")
     return {"curve": values, "end": values[-1]}, {}
 
 

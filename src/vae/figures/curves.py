@@ -39,8 +39,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
                     look = {"color": of_run if several else of_split, "marker": marker if len(lines) == 1 else None}
                     seen.append(np.array([line[key] for line in lines]))
                     axes.plot([line["epoch"] for line in lines], seen[-1], style, label=label, linewidth=1.5, **look)
-        over_epochs(axes, seen)
-        axes.set_title(_PANELS[key])
+        over_epochs(axes, seen, title=_PANELS[key])
     panels[0].set_ylabel("nats per datum")
     panels[0].legend(fontsize=8, frameon=False)
     return made

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,14 +37,14 @@ def verbatim(name: str) -> str:
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def quiet(axes: Axes, **labels: str) -> None:
-    """Labels, a light grid, no frame on top and right."""
-    axes.set(**labels)
+def quiet(axes: Axes, **settings: Any) -> None:
+    """Labels and limits, a light grid, no frame on top and right."""
+    axes.set(**settings)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def over_epochs(axes: Axes, seen: Sequence[np.ndarray]) -> None:
+def over_epochs(axes: Axes, seen: Sequence[np.ndarray], **settings: Any) -> None:
     """Axes of curves over epochs; the vertical range leaves out the first of a long run, which would flatten the rest.
 
     `seen` are the values of each curve.
@@ -54,7 +55,7 @@ def over_epochs(axes: Axes, seen: Sequence[np.ndarray]) -> None:
         pad = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - pad, high + pad)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    quiet(axes, xlabel="epoch")
+    quiet(axes, xlabel="epoch", **settings)
 
 
 def save(made: Figure, stem: Path) -> list[Path]:

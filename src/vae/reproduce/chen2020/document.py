@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from vae.evaluation.representation import CLASSIFIERS
 from vae.reproduce.chen2020 import figures as draw
@@ -26,14 +25,15 @@ BASELINES = {"mnist": DIMENSIONS, "fashion_mnist": (2, 20), "cifar10": (256,)}
 
 def _experiments() -> Iterator[Experiment]:
     for name in ("mnist", "fashion_mnist"):
-        given: dict[str, Any] = {"train.evaluate_every": 20}
+        made, given = (
+            partial(Experiment, measure=measure, config=CONFIGS[name], minutes=4.0),
+            {"train.evaluate_every": 20},
+        )
         for d in DIMENSIONS:
-            settings = {**given, "model.latent_dim": d}
-            yield Experiment(f"{name}_d{d}", measure, CONFIGS[name], settings, seeds=SEEDS[name], minutes=4.0)
+            yield made(f"{name}_d{d}", settings={**given, "model.latent_dim": d}, seeds=SEEDS[name])
         for beta in BETAS[1:]:
             settings = {**given, "model.latent_dim": 20, "modifiers.beta": beta}
-            own = SEEDS[name][:1]
-            yield Experiment(f"{name}_d20_beta_{beta:g}", measure, CONFIGS[name], settings, seeds=own, minutes=4.0)
+            yield made(f"{name}_d20_beta_{beta:g}", settings=settings, seeds=SEEDS[name][:1])
     for network, minutes in (("fc", 10.0), ("conv", 25.0)):
         config, settings = f"cifar10_{network}_d256", {"train.evaluate_every": 25}
         yield Experiment(f"cifar10_{network}", measure, config, settings, seeds=SEEDS["cifar10"], minutes=minutes)

@@ -23,9 +23,8 @@ def losses(records: Chosen, bottom: float) -> Picture:
         values = [over_seeds(found, "test", key) for found in records.values()]
         mean, error = [value.mean for value in values], [value.stderr or 0.0 for value in values]
         axes.errorbar(DIMENSIONS, mean, yerr=error, color=colour, marker="o", capsize=3, label=label)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=bottom)
-    axes.set(xlabel="latent space dimension", ylabel=LOSS, title="Test Loss/Reconstruction Error")
+    axes.set(xlim=(0, None), xlabel="latent space dimension", ylim=(bottom, None), ylabel=LOSS)
+    axes.set_title("Test Loss/Reconstruction Error")
     axes.legend(loc="upper right")
     axes.grid()
     return made
@@ -69,9 +68,8 @@ def training(records: Chosen) -> Picture:
                 curve = record.results["train"][key]
                 again = {} if record is not of_seeds[0] else {"label": label}
                 axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1, marker=".", **again)
-        axes.set_xlim(left=0)
         axes.set_xticks(range(0, len(curve) + 2, 2))
-        axes.set(xlabel="epoch", ylabel=LOSS, title=f"({letter}) {words}")
+        axes.set(xlim=(0, None), xlabel="epoch", ylabel=LOSS, title=f"({letter}) {words}")
         axes.legend(loc="upper right")
         axes.grid()
     return made
@@ -84,7 +82,6 @@ def traversals(records: Chosen) -> Picture:
     for axes, (beta, of) in zip(made.subplots(1, len(by_beta)), by_beta, strict=True):
         images = of["traversals"].reshape(8, 10, 28, 28)
         axes.imshow(images.transpose(0, 2, 1, 3).reshape(8 * 28, 10 * 28), cmap="gray_r")
-        axes.set_title(f"beta = {beta:g}")
+        axes.set(title=f"beta = {beta:g}", yticks=[])
         axes.set_xticks([14, 266], ["-3", "3"])
-        axes.set_yticks([])
     return made

@@ -35,8 +35,7 @@ from vae.text import plus_minus
 
 def _dots(values: Arrays, axes: Any) -> None:
     axes.plot(values["x"], values["y"], "o", markersize=3, color="0.3", alpha=0.7)
-    axes.set_ylim(-4.9, 2.9)
-    quiet(axes, xlabel="X", ylabel="Z")
+    quiet(axes, xlabel="X", ylabel="Z", ylim=(-4.9, 2.9))
 
 
 def _bands(records: Chosen, experiment: str, titles: Mapping[str, str], order: tuple[int, int, int]) -> Picture:
@@ -75,9 +74,8 @@ def draw_coverage(records: Chosen) -> Picture:
         counts = np.sum([record.results[name]["pit"] for record in found], 0)
         axes.bar(np.arange(20) / 20 + 0.025, counts / counts.sum(), 0.05, color=LINES[5])
         axes.axhline(0.05, color="0.4", linewidth=1)
-        axes.set_ylim(0, 0.16)
         axes.set_title(name, fontsize=9)
-        quiet(axes)
+        quiet(axes, ylim=(0, 0.16))
     return made
 
 

@@ -74,6 +74,13 @@ def test_the_search_takes_no_rate_that_explodes(monkeypatch):
     assert document._lead({"bound": {"0.02": None, "0.01": -5.0, "0.1": -6.0}}, "0.02").mean < 0
 
 
+def test_the_search_of_mcem_is_by_log_p_not_by_the_bound_of_an_encoder_that_lags(monkeypatch):
+    monkeypatch.setattr(measures, "RATES", (0.02,))
+    monkeypatch.setattr(measures, "log_likelihood", lambda *of, **how: {"log_p_x": torch.tensor([-7.0, -9.0])})
+    assert measures.search(made(algorithm="mcem"))[0]["bound"] == {"0.02": -8.0}
+    assert measures.search(made())[0]["bound"]["0.02"] < -9
+
+
 def test_published_curves_are_read_as_the_paper_has_them():
     samples, values = published()["mnist_20", "aevb", "test"]
     assert document._log_interpolated(samples, values, 1e7) == pytest.approx(-104.8, abs=0.1)

@@ -100,23 +100,27 @@ class FittedDensity:
             "diverged": info.diverged.double().mean((0, 1)),
         }
 
+    def begin(self, model: VAE, x: Tensor, noise: DatumNoise) -> tuple[Tensor, Tensor]:  # (C, M, J), (M, J)
+        """Where the chains begin, draws of q(z|x), and about the standard deviations of p(z|x)."""
+        q = model.posterior(x)
+        return q.transform(noise("hmc/start", model.noise, self.chains)), posterior_scale(q, model, noise)
+
     def draws(
         self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]
     ) -> tuple[Tensor, Tensor, hmc.Transition]:  # (T, C, M, J), (T, C, M)
-        """Draws of p(z|x) from tuned chains that began at q(z|x), log p(x, z) there, and their transitions."""
+        """Draws of p(z|x) from tuned chains, log p(x, z) there, and their transitions."""
         draws = math.ceil((self.num_samples + 1) // 2 / (self.chains // 2))
-        q = model.posterior(x)
-        scale = posterior_scale(q, model, noise)
 
         def eps(purpose: str, t: int) -> Tensor:
             tick(1 / (WARM_UP + draws))
             return noise(purpose, hmc.noise(model.latent_dim), self.chains, t)
 
         target = hmc.target(lambda z: model.log_joint(x, z))
-        state = target(q.transform(noise("hmc/start", model.noise, self.chains)))
+        start, scale = self.begin(model, x, noise)
+        state = target(start)
         tuning = (eps("hmc/tune", t) for t in range(WARM_UP))
-        start = torch.full_like(scale[:, 0], 0.3)
-        state, step_size = hmc.tune(target, state, tuning, start, scale, self.num_leapfrog)
+        first = torch.full_like(scale[:, 0], 0.3)
+        state, step_size = hmc.tune(target, state, tuning, first, scale, self.num_leapfrog)
         kept = []
         for t in range(draws):
             state, info = hmc.step(target, state, eps("hmc/draw", t), step_size, scale, self.num_leapfrog)

@@ -46,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out names a directory")
 
-    from vae.reproduce.estimators.study import Study, compare, record, write
+    from vae.reproduce.estimators.study import Study, compare, write
 
     study = Study(args.config, args.epochs, args.samples, args.batch_size, args.seed)
     tables = compare(study)
     files = write(out, study, tables)
     if args.json:
-        print(json.dumps({**record(study, tables), "files": [str(file) for file in files]}, allow_nan=False))
+        print(json.dumps({**vars(study), **tables, "files": [str(file) for file in files]}, allow_nan=False))
     else:
         print(*files, sep="\n")

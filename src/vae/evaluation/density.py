@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from vae import hmc
+from vae.distributions import MultivariateNormal
+from vae.distributions.numerics import HALF_LOG_2PI
 from vae.errors import UsageError
 from vae.evaluation import pareto
 from vae.evaluation.base import DatumNoise, log_mean_exp, rows_at_once
@@ -25,33 +27,29 @@ WARM_UP = 150  # steps in which a chain forgets its start and its step size is t
 MIXED = 1.1  # a split R-hat above which the chains have not mixed
 
 
-def fitted_gaussian(samples: Tensor) -> tuple[Tensor, Tensor]:  # (L, M, J) -> (M, J), (M, J, J)
-    """Mean and Cholesky factor of a Gaussian fitted to samples, its covariance shrunk towards a multiple of I.
+def fitted_gaussian(samples: Tensor) -> MultivariateNormal:  # (L, M, J) -> (M, J)
+    """A Gaussian fitted to samples, the covariance of its scaled coordinates shrunk towards a multiple of I.
 
     The weight (J + 1) / L of the multiple keeps the fit's tails from being heavier than the posterior's if L is not
-    much larger than J. Samples should be scaled to standard deviations of about 1.
+    much larger than J.
     """
     count, _, latent_dim = samples.shape
-    mean = samples.mean(0)
-    centred = samples - mean
+    mean, scale = samples.mean(0), samples.std(0).clamp(min=1e-12)
+    centred = (samples - mean) / scale
+    centred = centred - centred.mean(0)  # of values as large as 1e199, the mean was not exact
     covariance = torch.einsum("lmi,lmj->mij", centred, centred) / max(count - 1, 1)
     share = min(1.0, (latent_dim + 1) / count)
     identity = torch.eye(latent_dim, dtype=samples.dtype, device=samples.device)
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)  # (M,)
     shrunk = (1 - share) * covariance + share * size[:, None, None] * identity
-    return mean, torch.linalg.cholesky(shrunk)
+    return MultivariateNormal(mean, scale[..., None] * torch.linalg.cholesky(shrunk))
 
 
 def fit_log_ratio(fit: Tensor, plug: Tensor, log_joint: Tensor) -> Tensor:  # (L, M, J), (L', M, J), (L', M) -> (L', M)
     """log q(z) - log p(x, z) at the samples `plug`, q fitted to the samples `fit`."""
-    scale = fit.std(0).clamp(min=1e-12)  # (M, J): scales each coordinate, so that the shrinkage is fair
-    centre = fit.mean(0)
-    mean, factor = fitted_gaussian((fit - centre) / scale)
-    u = (plug - centre) / scale - mean  # (L', M, J)
-    solved = torch.linalg.solve_triangular(factor, u.permute(1, 2, 0), upper=False)  # (M, J, L')
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + scale.log().sum(-1)  # (M,)
-    log_q = -0.5 * solved.square().sum(1).T - log_det - 0.5 * u.shape[-1] * math.log(2 * math.pi)
-    return log_q - log_joint
+    q = fitted_gaussian(fit)
+    solved = torch.linalg.solve_triangular(q.scale_tril, (plug - q.loc).permute(1, 2, 0), upper=False)  # (M, J, L')
+    return (-0.5 * solved.square() - HALF_LOG_2PI - q.log_diagonal[..., None]).sum(1).T - log_joint
 
 
 def posterior_scale(q: Any, model: VAE, noise: DatumNoise) -> Tensor:  # (M, J)
@@ -129,10 +127,7 @@ class FittedDensity:
         return z, values, hmc.Transition(acceptance, diverged)
 
     def _plugged_in(self, z: Tensor, values: Tensor) -> dict[str, Tensor]:  # (T, C, M, J), (T, C, M)
-        """The density is fitted to one half of the chains, and the last samples of the other half are plugged in.
-
-        The halves are whole chains, not alternating samples, because neighbours in a chain are correlated.
-        """
+        """Fitted to half of the chains, whole ones, as neighbours in a chain are correlated; the others plugged in."""
         half = self.chains // 2
         fit = z[:, :half].flatten(0, 1)[-((self.num_samples + 1) // 2) :]
         whole = fit_log_ratio(fit, z[:, half:].flatten(0, 1), values[:, half:].flatten(0, 1))  # (T C / 2, M)

@@ -55,6 +55,11 @@ def at(*keys: str) -> Callable[[Results], Number]:
     return read
 
 
+def below(limit: float, *keys: str) -> Callable[[Results], Number]:
+    """By how much an exact number of a record stays below a limit."""
+    return lambda results: Number(limit - at(*keys)(results).mean, 0.0)
+
+
 def less(of: Callable[[Results], Number]) -> Callable[[Results, Results], Number]:
     """The value of the first experiment less that of the second."""
     return lambda first, second: of(first) - of(second)

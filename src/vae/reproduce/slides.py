@@ -1,7 +1,7 @@
 """Ivlev, Leontev & Kariakin: slides on Kingma & Welling 2013; the families of its section 2.4 as one gallery."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from vae.distributions import FAMILIES, Normal, kl_divergence
 from vae.figures.style import figure, quiet
 from vae.randomness import datum_noise
-from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Number, Quantity, Results
+from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Number, Quantity, Results, below
 
 FALSE_ALARMS = 1e-4  # the rate of each of the 23 tests
 FACTOR = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
@@ -112,18 +112,12 @@ def draw_gallery(records: Chosen) -> Picture:
 
 
 def _quantities() -> Iterator[Quantity]:
-    def passes(results: Results, name: str) -> Number:
-        return Number(results[name]["p"] - FALSE_ALARMS, 0.0)
-
-    def holds(results: Results, name: str) -> Number:
-        return Number(1e-12 - results["errors"][name], 0.0)
-
     for name in CASES:
-        of: Callable[..., Number] = partial(passes, name=name)
+        of = partial(lambda results, key: Number(results[key]["p"] - FALSE_ALARMS, 0.0), key=name)
         why = f"p value of 100,000 draws, less {FALSE_ALARMS:g}"
         yield Quantity("families", f"g(eps) of {name} has its law", ("families",), of, claim=True, why=why)
     for name in IDENTITIES:
-        yield Quantity("identities", f"{name} to 1e-12", ("identities",), partial(holds, name=name), claim=True)
+        yield Quantity("identities", f"{name} to 1e-12", ("identities",), below(1e-12, "errors", name), claim=True)
     gap = ("identities",), lambda results: Number(results["gap"], 0.0)
     yield Quantity("identities", "log p(x) >= L: the gap", *gap, claim=True)
 

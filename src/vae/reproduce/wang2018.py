@@ -1,7 +1,6 @@
 """Wang 2018: notes on variational auto-encoders; the gradient of E[x^2], the KL of two Gaussians, generated images."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +23,13 @@ from vae.reproduce.document import (
     at,
 )
 from vae.reproduce.estimators.figure import series
-from vae.reproduce.estimators.gradients import compare_known
+from vae.reproduce.estimators.gradients import Row, compare_known
 from vae.reproduce.pictures import as_bytes, sharpness, sheet
 from vae.reproduce.records import arrays
 from vae.text import plus_minus
 
 THETAS = (0.0, 0.5, 1.0, 2.0)
 TWENTY = {"model.latent_dim": 20, "train.evaluate_every": 20}
-Row = dict[str, Any]
 
 
 def measure(made: Made) -> tuple[Results, Arrays]:

@@ -142,6 +142,11 @@ def compare_signal_to_noise(num_samples: int, gradients: int, seed: int = 0, chu
     return rows
 
 
+def limit(estimator: str, parameter: str) -> float:
+    """The slope in log K of a signal-to-noise ratio for many samples (Rainforth et al. 2018; Tucker et al. 2019)."""
+    return -0.5 if estimator == "iwae" and parameter.startswith("encoder") else 0.5
+
+
 def fitted_slopes(rows: Sequence[Row]) -> list[Row]:
     """The slope in log K of each signal-to-noise ratio by weighted least squares, and its limit."""
     slopes, constants = [], predicted_constants()
@@ -159,7 +164,7 @@ def fitted_slopes(rows: Sequence[Row]) -> list[Row]:
                 "parameter": parameter,
                 "slope": slope.item(),
                 "slope_stderr": (weights * centred.square()).sum().rsqrt().item(),
-                "exact_slope": -0.5 if estimator == "iwae" and parameter.startswith("encoder") else 0.5,
+                "exact_slope": limit(estimator, parameter),
                 "exact_constant": constants[estimator, parameter],
             }
         )

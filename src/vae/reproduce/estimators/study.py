@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -88,17 +88,12 @@ def _progress(items: Iterable[T], name: str) -> Iterable[T]:
     return tqdm(items, desc=name, leave=True, file=sys.stderr, mininterval=1, dynamic_ncols=True)
 
 
-def record(study: Study, tables: Tables) -> dict[str, object]:
-    """What was asked and the tables, as one JSON object."""
-    return {**asdict(study), **tables}
-
-
 def write(out: Path, study: Study, tables: Tables) -> list[Path]:
     """Write tables and figure into a directory; UsageError if it cannot be written to."""
     made = draw(tables, Path(study.config).stem)
     contents = {
         "estimators.md": _markdown(study, tables),
-        "estimators.json": json.dumps(record(study, tables), indent=1, allow_nan=False) + "\n",
+        "estimators.json": json.dumps({**vars(study), **tables}, indent=1, allow_nan=False) + "\n",
     }
     try:
         for name, text in contents.items():
@@ -110,7 +105,7 @@ def write(out: Path, study: Study, tables: Tables) -> list[Path]:
 
 def _markdown(study: Study, tables: Tables) -> str:
     """The tables for people: value ± standard error."""
-    lines = ["# Estimators of gradients", "", ", ".join(f"{key} {value}" for key, value in asdict(study).items()), ""]
+    lines = ["# Estimators of gradients", "", ", ".join(f"{key} {value}" for key, value in vars(study).items()), ""]
     for key, rows in tables.items():
         columns = [c for c in rows[0] if not c.endswith("_stderr") and any(row[c] is not None for row in rows)]
         cells = [[_cell(row, column) for column in columns] for row in rows]

@@ -47,9 +47,7 @@ def _panel(axes: Axes, panel: str, ours: Mapping[str, list[Results]], of: Callab
 
 def _legend(made: Picture, algorithms: tuple[str, ...]) -> None:
     axes = made.axes[0]
-    lines = [
-        axes.plot([], [], style, color=COLOURS[a], lw=1)[0] for a in algorithms for style in LINES.values()
-    ]  # fmt: skip
+    lines = [axes.plot([], [], style, color=COLOURS[a], lw=1)[0] for a in algorithms for style in LINES.values()]
     lines += axes.plot([], [], "-", color="0.5", lw=3, alpha=0.4)
     names = [f"{WORDS[a]} ({split})" for a in algorithms for split in LINES]
     made.legend(lines, [*names, "the paper's"], loc="outside lower center", ncols=len(lines), fontsize=8, frameon=False)

@@ -41,10 +41,9 @@ def bounds(made: Made) -> tuple[Results, Arrays]:
     splits = {"train": made.data.evaluation_split("train").first(10_000), "test": test}
     few = test.first(1000)
     noisy = torch.stack([evaluate_bound(model, few, name="test", seed=seed).elbo for seed in range(10)])  # (10, N)
-    lines = history(made.run.path)
     last = made.curve[-1]
     results: Results = {
-        "curve": curve(lines),
+        "curve": curve(history(made.run.path)),
         "end": {name: mean_and_stderr(evaluate_bound(model, split, name=name).elbo) for name, split in splits.items()},
         "minutes_per_million": last["seconds"] / 60 / (last["samples"] / 1e6),
         "variance": {"of_a_datum": noisy.var(0).mean().item(), "of_the_mean": noisy.var(0).mean().item() / len(test)},
@@ -89,7 +88,8 @@ def with_appendix_d(made: Made) -> tuple[Results, Arrays]:
     """The same, and how far the estimator of appendix D, on 100 test data, is from annealed importance sampling."""
     results, arrays = bounds(made)
     model, few = made.run.model, made.data.evaluation_split("test").first(2 if made.quick else 100)
-    estimators = PAPERS, Annealed(num_samples=20 if made.quick else 500)
+    papers = FittedDensity(num_samples=50, chains=4, num_leapfrog=4)  # with the numbers of appendix E
+    estimators = papers, Annealed(num_samples=20 if made.quick else 500)
     hmc, ais = (log_likelihood(model, few, estimator, name="test")["log_p_x"] for estimator in estimators)
     return {**results, "appendix_d_less_ais": mean_and_stderr(hmc - ais)}, arrays
 
@@ -97,9 +97,9 @@ def with_appendix_d(made: Made) -> tuple[Results, Arrays]:
 def search(made: Made) -> tuple[Results, Arrays]:
     """How far each step size comes with 300,000 samples: the training bound, of MCEM log p(x) as in appendix D.
 
-    (The encoder of MCEM lags behind the decoder that it is fitted to.) None where it explodes: to what is not finite,
-    or to an epoch whose mean is a hundred times worse than an untrained model. Adagrad's first steps are as large as
-    the rate, whatever the gradient, so that every rate overshoots a little.
+    (Its encoder lags behind the decoder.) None where it explodes: to what is not finite, or to an epoch whose mean is a
+    hundred times worse than an untrained model. Adagrad's first steps are as large as the rate, whatever the gradient,
+    so that every rate overshoots a little.
     """
     return {"bound": {str(rate): _begun(made, rate) for rate in RATES}}, {}
 
@@ -131,8 +131,6 @@ def _with_train(settings: Settings, **changes: Any) -> Settings:
 
 
 # ------------------------------------------------------------------------------------- figure 3
-
-PAPERS = FittedDensity(num_samples=50, chains=4, num_leapfrog=4)  # appendix D with the numbers of appendix E
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +167,8 @@ class AppendixD(FittedDensity):
         fit, plug = z.flatten(0, 1).tensor_split(2)
         found = {"log_p_x": -log_mean_exp(fit_log_ratio(fit, plug, values.flatten(0, 1)[len(fit) :]))}
         if self.importance:
-            every = z.flatten(0, 1)
-            scale, centre = every.std(0).clamp(min=1e-6), every.mean(0)
-            mean, factor = fitted_gaussian((every - centre) / scale)
-            q = MultivariateNormal((centre + scale * mean).to(x), (1.5**0.5 * scale[..., None] * factor).to(x))
+            narrow = fitted_gaussian(z.flatten(0, 1))
+            q = MultivariateNormal(narrow.loc.to(x), (1.5**0.5 * narrow.scale_tril).to(x))
             found["is"] = stream_weights(model, x, q, noise, self.importance).log_mean
         return found
 

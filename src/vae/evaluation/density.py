@@ -36,7 +36,7 @@ def fitted_gaussian(samples: Tensor) -> MultivariateNormal:  # (L, M, J) -> (M, 
     count, _, latent_dim = samples.shape
     mean, scale = samples.mean(0), samples.std(0).clamp(min=1e-12)
     centred = (samples - mean) / scale
-    centred = centred - centred.mean(0)  # of values as large as 1e199, the mean was not exact
+    centred = centred - centred.mean(0)  # the mean of values as large as 1e199 is not exact
     covariance = torch.einsum("lmi,lmj->mij", centred, centred) / max(count - 1, 1)
     share = min(1.0, (latent_dim + 1) / count)
     identity = torch.eye(latent_dim, dtype=samples.dtype, device=samples.device)

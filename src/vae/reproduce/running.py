@@ -80,8 +80,7 @@ def command(document: Document, name: str, profile: Profile) -> list[str]:
     if experiment is None or not experiment.trained:
         trained = ", ".join(e.name for e in document.experiments if e.trained)
         raise UsageError(f"--show {name}: {document.name} trains no such experiment, only {trained}")
-    given = experiment.of(profile, experiment.seeds[0]).items()
-    settings = [f"{key}={json.dumps(value)}" for key, value in given]
+    settings = [f"{key}={json.dumps(value)}" for key, value in experiment.of(profile, experiment.seeds[0]).items()]
     return ["python", "scripts/train.py", "--config", str(CONFIGS / f"{experiment.config}.yaml"), "--set", *settings]
 
 
@@ -153,8 +152,7 @@ def measure(task: Task, path: Path | None, say: Say) -> None:
     say(f"{task.name}: measuring")
     began, run = time.monotonic(), None if path is None else load_run(path)
     pictures, folder = task.seed == task.experiment.seeds[0], task.out / "runs" / task.name
-    quick, tell = task.profile == "quick", lambda line: say(f"{task.name}: {line}")
-    made = Made(task.seed, quick, pictures, task.settings, run, folder, tell)
+    made = Made(task.seed, task.profile == "quick", pictures, task.settings, run, folder, say)
     results, arrays = task.experiment.measure(made)
     about = json.loads((path / "environment.json").read_text()) if path else {}
     record = records.Record(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
+from vae import hmc
 from vae.data import Data, Split
 from vae.distributions import MultivariateNormal, Noise, sum_from
 from vae.errors import TrainingFailed
-from vae.evaluation import Annealed, FittedDensity, ImportanceSampling, Quadrature, evaluate_bound
+from vae.evaluation import Annealed, FittedDensity, ImportanceSampling, Quadrature, evaluate_bound, pareto
 from vae.evaluation import measure as log_likelihood
 from vae.evaluation.base import DatumNoise, for_the_decoder, log_mean_exp, mean_and_stderr
 from vae.evaluation.density import fit_log_ratio, fitted_gaussian
@@ -22,13 +22,12 @@ from vae.evaluation.importance import stream_weights
 from vae.files import write_atomically
 from vae.models import VAE
 from vae.reproduce.document import Arrays, Made, Results
-from vae.reproduce.pictures import as_bytes
+from vae.reproduce.pictures import QUANTILES, as_bytes
 from vae.schema import Part
 from vae.training.run import train
 from vae.training.run_directory import history
 from vae.training.settings import Settings
 
-GRID = ndtri((np.arange(20) + 0.5) / 20)  # the quantiles of the prior, evenly spaced on the unit square
 RATES = (0.01, 0.02, 0.1)
 EXPLODED = -50_000.0  # nats; an untrained model has -543 on MNIST and -527 on the faces
 
@@ -72,7 +71,7 @@ def pictures(model: VAE, seed: int) -> Arrays:
     """The manifold of two latents, z_1 across and z_2 down, and 100 samples."""
     arrays = {"samples": as_bytes(model.sample(100, seed=seed))}
     if model.latent_dim == 2:
-        z = torch.from_numpy(np.stack(np.meshgrid(GRID, GRID), -1).reshape(-1, 2))
+        z = torch.from_numpy(np.stack(np.meshgrid(QUANTILES, QUANTILES), -1).reshape(-1, 2))
         arrays["manifold"] = as_bytes(model.decode(z))
     return arrays
 
@@ -112,7 +111,7 @@ def _begun(made: Made, rate: float) -> float | None:
         run = train(_with_train(made.settings, **how), None, verbose=False)
     except TrainingFailed:
         return None
-    mcem = _cost(made) > 1
+    mcem = made.settings.train.algorithm.name == "mcem"
     values = [line["objective" if mcem else "elbo"] for line in run.history if line["split"] == "train"]
     if mcem:
         split = run.data.evaluation_split("train").first(few)
@@ -132,6 +131,8 @@ def _with_train(settings: Settings, **changes: Any) -> Settings:
 
 # ------------------------------------------------------------------------------------- figure 3
 
+CANDIDATES = 2000  # of q(z|x), and as many of the prior, of which the chains' starts are chosen
+
 
 @dataclass(frozen=True, kw_only=True)
 class AppendixD(FittedDensity):
@@ -145,29 +146,33 @@ class AppendixD(FittedDensity):
     num_samples: int = 100
     chains: int = 4
     num_leapfrog: int = 4
-    candidates: int = 2000
-    importance: int = 0
+    importance: int = 0  # samples of the column `is`
 
     def begin(self, model: VAE, x: Tensor, noise: DatumNoise) -> tuple[Tensor, Tensor]:  # (C, M, J), (M, J)
         """Draws of p(z|x), and its standard deviations, by importance resampling."""
         q, prior = model.posterior(x), model.prior
-        own, others = (noise(*of, self.candidates) for of in (("of q", model.noise), ("of p", prior.noise)))
-        z = torch.cat([q.transform(own), prior.transform(others)])  # (2 S, M, J)
+        of_q = q.transform(noise("of q", model.noise, CANDIDATES))
+        of_prior = prior.transform(noise("of p", prior.noise, CANDIDATES))
+        z = torch.cat([of_q, of_prior])  # (2 S, M, J)
         log_mixture = torch.logaddexp(sum_from(q.log_prob(z), 2), sum_from(prior.log_prob(z), 2))
         log_joint = torch.cat([model.log_joint(x, part) for part in for_the_decoder(model, z)])
         weights = (log_joint - log_mixture).softmax(0)  # (2 S, M)
         spread = (weights[..., None] * (z - (weights[..., None] * z).sum(0)).square()).sum(0).sqrt()
         u = noise("resampling", Noise("uniform", ()), self.chains)  # (C, M)
         chosen = torch.searchsorted(weights.cumsum(0).T.contiguous(), u.T.contiguous()).clamp(max=len(z) - 1).T
-        return z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1])), spread.clamp(min=0.02)
+        start = z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1]))
+        return start, spread.clamp(min=0.02)  # a single candidate may have all the weight
 
     def __call__(self, model: VAE, x: Tensor, noise: DatumNoise, tick: Callable[[float], None]) -> dict[str, Tensor]:
-        """The columns log_p_x, and `is` if it is asked for."""
+        """Columns (M,): log_p_x, k_hat (of the ratios), r_hat, and `is` if it is asked for."""
         z, values, _ = self.draws(model, x, noise, tick)  # (T, C, M, J), (T, C, M)
-        fit, plug = z.flatten(0, 1).tensor_split(2)
-        found = {"log_p_x": -log_mean_exp(fit_log_ratio(fit, plug, values.flatten(0, 1)[len(fit) :]))}
+        every = z.flatten(0, 1)  # in the order of time
+        fit, plug = every.tensor_split(2)
+        ratios = fit_log_ratio(fit, plug, values.flatten(0, 1)[len(fit) :])
+        k_hat, r_hat = pareto.k_hat(ratios, len(ratios)), hmc.split_r_hat(z)
+        found = {"log_p_x": -log_mean_exp(ratios), "k_hat": k_hat, "r_hat": r_hat}
         if self.importance:
-            narrow = fitted_gaussian(z.flatten(0, 1))
+            narrow = fitted_gaussian(every)
             q = MultivariateNormal(narrow.loc.to(x), (1.5**0.5 * narrow.scale_tril).to(x))
             found["is"] = stream_weights(model, x, q, noise, self.importance).log_mean
         return found
@@ -190,7 +195,7 @@ def marginal(made: Made) -> tuple[Results, Arrays]:
             about = {"samples": last["samples"] * cost, "minutes": last["seconds"] / 60}
             for name in ("train", "test"):
                 split = run.data.evaluation_split(name).first(limit)
-                about[name] = _estimates(run.model, split, name, end, cost > 1, made.pictures or end)
+                about[name] = _estimates(run.model, split, name, cost > 1, importance=made.pictures or end, end=end)
             write_atomically(file, json.dumps(about).encode())
         values.append(json.loads(file.read_text()))
         made.say(f"log p(x) {values[-1]['test']['hmc']['mean']:.1f} after {samples:,} of {points[-1]:,} samples")
@@ -200,13 +205,13 @@ def marginal(made: Made) -> tuple[Results, Arrays]:
 POINTS = tuple(round(x, -4) for x in np.geomspace(1e6, 6e7, 12).astype(int).tolist())
 
 
-def _estimates(model: VAE, split: Split, name: str, end: bool, draws: bool, importance: bool) -> Results:
-    """Means over the data, with their standard errors over the data."""
-    columns = log_likelihood(model, split, AppendixD(importance=5000 if draws and importance else 0), name=name)
+def _estimates(model: VAE, split: Split, name: str, mcem: bool, *, importance: bool, end: bool) -> Results:
+    """Means over the data, with their standard errors over the data. MCEM's encoder is no proposal."""
+    columns = log_likelihood(model, split, AppendixD(importance=5000 if mcem and importance else 0), name=name)
     found = {"hmc": columns["log_p_x"]}
     if importance:
-        sampled = None if draws else log_likelihood(model, split, ImportanceSampling(num_samples=5000), name=name)
-        found["is"] = columns["is"] if sampled is None else sampled["log_p_x"]
+        by_q = ImportanceSampling(num_samples=5000)
+        found["is"] = columns["is"] if mcem else log_likelihood(model, split, by_q, name=name)["log_p_x"]
     results = {method: mean_and_stderr(values) for method, values in found.items()}
     if end:
         few = split.first(100)

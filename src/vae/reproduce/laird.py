@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure as Picture
-from scipy.special import ndtri
 
 from vae.data import Split
 from vae.evaluation import evaluate_bound
@@ -16,11 +15,9 @@ from vae.figures.style import figure
 from vae.models import VAE, evaluating
 from vae.randomness import derive
 from vae.reproduce.document import Arrays, Chosen, Document, Experiment, Figure, Made, Quantity, Results, at, less
-from vae.reproduce.pictures import as_bytes, sheet
+from vae.reproduce.pictures import QUANTILES, as_bytes, sheet
 from vae.reproduce.records import arrays
 
-GRID = 20
-QUANTILES = ndtri((np.arange(GRID) + 0.5) / GRID)
 # The smoothed line of figure 1, read off the picture: updates in thousands, loss.
 FIGURE_1 = {
     10: 183, 20: 177.5, 30: 170.5, 40: 169, 50: 167.5, 100: 164, 200: 161, 300: 158, 400: 157.5, 500: 157, 600: 155,
@@ -116,9 +113,8 @@ def draw_figure_1(records: Chosen) -> Picture:
     for (name, label), colour in zip(labels.items(), ("#D55E00", "#0072B2"), strict=True):
         (curve,) = (record.results["curve"] for record in records[name])
         axes.plot(curve["updates"], curve["reported"], color=colour, label=label)
-    axes.plot(
-        [1000 * x for x in FIGURE_1], list(FIGURE_1.values()), "ko", ms=4, label="published (smoothed line, read off)"
-    )
+    updates = [1000 * x for x in FIGURE_1]
+    axes.plot(updates, list(FIGURE_1.values()), "ko", ms=4, label="published (smoothed line, read off)")
     axes.set(xlim=(0, 900_000), ylim=(130, 230), xlabel="updates", ylabel="training loss, nats per datum")
     axes.legend()
     axes.grid(alpha=0.3)
@@ -128,7 +124,7 @@ def draw_figure_1(records: Chosen) -> Picture:
 def draw_figure_2(records: Chosen) -> Picture:
     """The decoder's means at the quantiles of the prior, white on black; z_1 grows downwards."""
     images = arrays(records["as_published"])["manifold"]
-    made, axes = sheet(images.reshape(GRID, GRID, *images.shape[1:]), black_on_white=False)
+    made, axes = sheet(images.reshape(20, 20, *images.shape[1:]), black_on_white=False)
     axes.set(xlabel="pixels; $z_2$ from -1.96 to 1.96", ylabel="pixels; $z_1$ from -1.96 (top) to 1.96")
     return made
 

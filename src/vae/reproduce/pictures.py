@@ -6,11 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.special import ndtri
 from torch import Tensor
 
 from vae.figures.style import figure
 
 Array = NDArray[np.generic]
+QUANTILES = ndtri((np.arange(20) + 0.5) / 20)  # of the prior, evenly spaced on the unit interval
 
 
 def as_bytes(images: Tensor) -> Array:  # (N, C, H, W) in [0, 1] -> (N, H, W, C), uint8

@@ -1,6 +1,6 @@
 """Chen 2020, "Variational Auto-encoders with Application to Unsupervised Representation Learning" (BSc thesis)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +8,7 @@ from vae.evaluation.representation import CLASSIFIERS
 from vae.reproduce.chen2020 import figures as draw
 from vae.reproduce.chen2020.figures import BETAS, DIMENSIONS, NETWORKS
 from vae.reproduce.chen2020.measures import IDENTITIES, baselines, identities, measure, pixels
-from vae.reproduce.document import Chosen, Document, Experiment, Figure, Number, Of, Quantity, Results, Table, at, less
+from vae.reproduce.document import Chosen, Document, Experiment, Figure, Of, Quantity, Results, Table, at, below, less
 from vae.reproduce.records import over_seeds
 from vae.text import plus_minus
 
@@ -25,10 +25,8 @@ BASELINES = {"mnist": DIMENSIONS, "fashion_mnist": (2, 20), "cifar10": (256,)}
 
 def _experiments() -> Iterator[Experiment]:
     for name in ("mnist", "fashion_mnist"):
-        made, given = (
-            partial(Experiment, measure=measure, config=CONFIGS[name], minutes=4.0),
-            {"train.evaluate_every": 20},
-        )
+        made = partial(Experiment, measure=measure, config=CONFIGS[name], minutes=4.0)
+        given = {"train.evaluate_every": 20}
         for d in DIMENSIONS:
             yield made(f"{name}_d{d}", settings={**given, "model.latent_dim": d}, seeds=SEEDS[name])
         for beta in BETAS[1:]:
@@ -99,7 +97,7 @@ PLANE = "silhouette of the classes in the plotted plane"
 BY_LOGISTIC = "logistic regression on standardised inputs, test accuracy"
 
 
-def _of_all_images(key: str) -> Callable[[Results], Number]:
+def _of_all_images(key: str) -> Of:
     """A loss on all 10,000 test images: the excess over the floor of those at hand, and the floor of all."""
     return lambda results: FLOOR + at("test", key)(results)
 
@@ -168,8 +166,8 @@ def _quantities() -> Iterator[Quantity]:
         ("cifar10_conv", "cifar10_fc"), less(at("sharpness")), claim=True,
     )  # fmt: skip
     for identity in IDENTITIES:
-        within = partial(lambda results, key: Number(1e-12 - results["errors"][key], 0.0), key=identity)
-        yield Quantity("chapter 3", f"{identity} holds to 1e-12", ("identities",), within, claim=True)
+        of = below(1e-12, "errors", identity)
+        yield Quantity("chapter 3", f"{identity} holds to 1e-12", ("identities",), of, claim=True)
 
 
 # ------------------------------------------------------------------------------------- tables of the report

@@ -140,7 +140,7 @@ def baselines(made: Made) -> tuple[Results, Arrays]:
 LINEAR: dict[str, Callable[[Tensor, int], Any]] = {
     "PCA": pca,
     "probabilistic PCA": probabilistic_pca,
-    # To .001 nats a step: by default, EM takes an hour on CIFAR-10; on MNIST, the squared error differs by .0002.
+    # EM stops at .001 nats a step, as its default takes an hour on CIFAR-10; on MNIST the error differs by .0002.
     "factor analysis": partial(factor_analysis, em=EM(tolerance=1e-3)),
 }
 

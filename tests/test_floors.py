@@ -35,13 +35,13 @@ BUDGETS = {
     "data": 1_508,
     "models": 1_029,
     "objectives": 631,
-    "algorithms": 428,
+    "algorithms": 425,
     "evaluation": 1_996,
     "training": 2_449,
     "figures": 747,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_101,
+    "reproduce": 4_100,
     "commands": 1_299,
 }
 

@@ -71,8 +71,9 @@ def test_each_step_follows_the_gradient_of_its_own_minibatch_alone():
     [
         ({"name": "step", "every": 1, "gamma": 0.1}, [1, 1, 0.1, 0.1, 0.01, 0.01]),
         ({"name": "warm_up", "epochs": 2.0}, [1e-3, 0.25, 0.5, 0.75, 1, 1]),
+        ({"name": "delayed", "epochs": 1.5}, [0, 0, 0, 1, 1, 1]),
     ],
-    ids=["step", "warm_up"],
+    ids=["step", "warm_up", "delayed"],
 )
 def test_each_step_is_as_long_as_the_schedule_says_at_its_beginning(schedule, factors):
     model = model_of(torch.nn.Linear(D, 2 * J))

@@ -67,6 +67,7 @@ EXPECTED = {  # factors at epochs 0, 1.5, 5 and 10 of 10
     "exponential": ({"gamma": 0.5}, [1, 0.5, 0.5**5, 0.5**10]),
     "cosine": ({"final": 0.0}, [1, 0.9455032620941839, 0.5, 0]),
     "warm_up": ({"epochs": 3.0}, [1e-3, 0.5, 1, 1]),
+    "delayed": ({"epochs": 1.5}, [0, 1, 1, 1]),
 }
 
 
@@ -82,3 +83,14 @@ def test_schedule(name):
 
 def test_the_cosine_falls_from_the_whole_rate_to_its_final_share():
     assert [SCHEDULES["cosine"](epoch, 8, final=0.2) for epoch in (0, 4, 8)] == pytest.approx([1, 0.6, 0.2], abs=1e-15)
+
+
+def test_delayed_adagrad_begins_with_the_squares_of_the_first_gradients():
+    """Three gradients at a rate of 0 leave the weight, and make the first step half as long: g / sqrt(4 g^2)."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer = OPTIMIZERS["adagrad"]([weight])
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = 0.1 * SCHEDULES["delayed"](step / 100, 1, epochs=0.03)
+        weight.grad = torch.tensor([30.0, -0.5], dtype=torch.float64)
+        optimizer.step()
+    assert weight.tolist() == pytest.approx([1 - 0.05, -2 + 0.05])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, optim
 from torch.optim import Optimizer
 from torch.optim.adam import adam
 
@@ -32,7 +32,7 @@ class OptimizerRow:
     def __call__(self, params: Iterable[nn.Parameter], **options: Any) -> Optimizer:
         """The optimizer over the parameters, fused if it has such a form. ConfigError if torch refuses the options."""
         params = list(params)
-        only_for_cpu = self.cls is torch.optim.Adagrad and any(p.is_cuda for p in params)
+        only_for_cpu = self.cls is optim.Adagrad and any(p.is_cuda for p in params)
         if "fused" in inspect.signature(self.cls).parameters and not only_for_cpu:
             options["fused"] = True
         try:
@@ -64,7 +64,7 @@ def optimizer_step(optimizer: Optimizer) -> None:
     group, *others = optimizer.param_groups
     parameters = [p for p in group["params"] if p.grad is not None]
     states = [optimizer.state[p] for p in parameters]
-    known = isinstance(optimizer, torch.optim.Adam) and group["fused"] and group.keys() <= _KNOWN
+    known = isinstance(optimizer, optim.Adam) and group["fused"] and group.keys() <= _KNOWN
     if others or not known or not all(states):
         optimizer.step()
         return
@@ -77,17 +77,8 @@ def optimizer_step(optimizer: Optimizer) -> None:
         adam(parameters, gradients, moments, squares, largest, counts, fused=True, **options)
 
 
-OPTIMIZERS: dict[str, OptimizerRow] = {
-    "adam": OptimizerRow(torch.optim.Adam),
-    "adamw": OptimizerRow(torch.optim.AdamW),
-    "adagrad": OptimizerRow(torch.optim.Adagrad),
-    "sgd": OptimizerRow(torch.optim.SGD),
-    "rmsprop": OptimizerRow(torch.optim.RMSprop),
-    "adadelta": OptimizerRow(torch.optim.Adadelta),
-    "adamax": OptimizerRow(torch.optim.Adamax),
-    "nadam": OptimizerRow(torch.optim.NAdam),
-    "radam": OptimizerRow(torch.optim.RAdam),
-    "asgd": OptimizerRow(torch.optim.ASGD),
-    "rprop": OptimizerRow(torch.optim.Rprop),
-    "adafactor": OptimizerRow(torch.optim.Adafactor),
-}
+_CLASSES = (
+    optim.Adam, optim.AdamW, optim.Adagrad, optim.SGD, optim.RMSprop, optim.Adadelta, optim.Adamax, optim.NAdam,
+    optim.RAdam, optim.ASGD, optim.Rprop, optim.Adafactor,
+)  # fmt: skip
+OPTIMIZERS = {cls.__name__.lower(): OptimizerRow(cls) for cls in _CLASSES}

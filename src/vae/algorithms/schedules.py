@@ -35,10 +35,16 @@ def warm_up(epoch: float, total: float, *, epochs: Positive = 1.0) -> float:
     return min(1.0, max(epoch, 1e-3 * epochs) / epochs)  # never 0
 
 
+def delayed(epoch: float, total: float, *, epochs: Positive = 0.02) -> float:
+    """The learning rate is 0 over the first epochs, in which Adagrad and the like begin to sum squared gradients."""
+    return float(epoch >= epochs)
+
+
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "step": step,
     "exponential": exponential,
     "cosine": cosine,
     "warm_up": warm_up,
+    "delayed": delayed,
 }

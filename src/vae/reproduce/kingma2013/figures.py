@@ -4,7 +4,6 @@ import csv
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,15 +33,25 @@ def published() -> Mapping[tuple[str, str, str], Curve]:
     return found
 
 
-def _panel(axes: Axes, panel: str, ours: Mapping[str, list[Results]], of: Callable[[Results, str], Curve]) -> None:
-    """The paper's curves of a panel thin and grey-coloured, ours over them, a line for each seed."""
+def bound(results: Results, split: str) -> Curve:
+    """A curve of figure 2."""
+    return results["curve"]["samples"], results["curve"][split]
+
+
+def log_p(results: Results, split: str) -> Curve:
+    """A curve of figure 3: log p(x) as in appendix D."""
+    return [at["samples"] for at in results["curve"]], [at[split]["hmc"]["mean"] for at in results["curve"]]
+
+
+def _panel(axes: Axes, records: Chosen, panel: str, runs: str, of: Callable[[Results, str], Curve] = bound) -> None:
+    """The paper's curves of a panel thick and pale, those of our runs over them, a line for each seed."""
     for (name, algorithm, split), (samples, values) in published().items():
         if name == panel:
             axes.plot(samples, values, LINES[split], color=COLOURS[algorithm], lw=3, alpha=0.25)
-    for algorithm, seeds in ours.items():
-        for results in seeds:
+    for algorithm, colour in COLOURS.items():
+        for record in records.get(f"{runs}_{algorithm}", ()):
             for split, style in LINES.items():
-                axes.plot(*of(results, split), style, color=COLOURS[algorithm], lw=1)
+                axes.plot(*of(record.results, split), style, color=colour, lw=1)
 
 
 def _legend(made: Picture, algorithms: tuple[str, ...]) -> None:
@@ -60,8 +69,7 @@ def draw_figure_2(records: Chosen) -> Picture:
     frames = {"mnist": ((-150, -95), "MNIST"), "frey": ((0, 1600), "Frey Face")}
     for row, (data, (limits, title)) in zip(grid, frames.items(), strict=True):
         for axes, d in zip(row, SIZES[data], strict=False):
-            ours = {a: _results(records, f"{data}_{d}_{a}") for a in ("aevb", "wake_sleep")}
-            _panel(axes, f"{data}_{d}", ours, lambda of, split: (of["curve"]["samples"], of["curve"][split]))
+            _panel(axes, records, f"{data}_{d}", f"{data}_{d}")
             axes.set(xscale="log", xlim=(1e5, 2.5e8 if data == "mnist" else 1e8), ylim=limits)
             axes.set_title(f"{title}, $N_z$ = {d}", fontsize=10)
     grid[1, 4].set_axis_off()
@@ -75,8 +83,7 @@ def draw_beyond(records: Chosen) -> Picture:
     """What lies right of the paper's frame: the bound of AEVB on the Frey faces after 10^8 samples."""
     made = figure(10, 3.4, "")
     for axes, d in zip(made.subplots(1, 4), SIZES["frey"], strict=True):
-        ours = {"aevb": _results(records, f"frey_{d}_aevb")}
-        _panel(axes, f"frey_{d}", ours, lambda of, split: (of["curve"]["samples"], of["curve"][split]))
+        _panel(axes, records, f"frey_{d}", f"frey_{d}")
         axes.axvline(1e8, color="0.5", lw=0.8)
         axes.set(xscale="log", xlim=(1e6, 6e8), ylim=(500, 1600))
         axes.set_title(f"Frey Face, $N_z$ = {d}", fontsize=10)
@@ -88,22 +95,12 @@ def draw_figure_3(records: Chosen) -> Picture:
     made = figure(10, 4.6, "")
     frames = {1000: (-160, -100), 50000: (-160, -125)}
     for axes, (n, limits) in zip(made.subplots(1, 2), frames.items(), strict=True):
-        ours = {a: _results(records, f"n{n}_{a}") for a in WORDS}
-        _panel(axes, f"mnist_{n}", ours, _estimated)
+        _panel(axes, records, f"mnist_{n}", f"n{n}", log_p)
         axes.set(xlim=(0, 6e7), ylim=limits, xlabel="training samples evaluated")
         axes.set_title(f"N = {n:,}", fontsize=10)
     made.axes[0].set_ylabel("log p(x), nats per datum")
     _legend(made, tuple(WORDS))
     return made
-
-
-def _estimated(results: Results, split: str) -> Curve:
-    points: list[dict[str, Any]] = results["curve"]
-    return [point["samples"] for point in points], [point[split]["hmc"]["mean"] for point in points]
-
-
-def _results(records: Chosen, name: str) -> list[Results]:
-    return [record.results for record in records.get(name, ())]
 
 
 def draw_figure_4(records: Chosen) -> Picture:

@@ -1,6 +1,7 @@
 """What a newcomer finds: the notebook, small files, and nothing that does not belong."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def test_a_notebook_is_executed_and_small(path):
     assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
     assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*/*.ipynb")), ids=lambda path: path.stem)
+def test_a_tour_says_the_commands_of_its_own_document(path):
+    text = "".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+    assert set(re.findall(r"reproduce.py (\w+)", text)) == set(re.findall(r"runs/reproduce/(\w+)", text)) == {path.stem}
 
 
 @pytest.mark.parametrize(

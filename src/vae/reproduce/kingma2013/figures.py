@@ -18,6 +18,7 @@ SIZES = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
 WORDS = {"aevb": "AEVB", "wake_sleep": "wake-sleep", "mcem": "MCEM"}
 COLOURS = {"aevb": "#D55E00", "wake_sleep": "#009E73", "mcem": "#0072B2"}
 LINES = {"train": "-", "test": "--"}
+PRELOADED = "_preloaded"  # runs whose Adagrad ten minibatches began
 Curve = tuple[list[float], list[float]]  # samples, nats
 
 
@@ -47,19 +48,21 @@ def _panel(axes: Axes, records: Chosen, panel: str, runs: str, of: Callable[[Res
     """The paper's curves of a panel thick and pale, those of our runs over them, a line for each seed."""
     for (name, algorithm, split), (samples, values) in published().items():
         if name == panel:
-            axes.plot(samples, values, LINES[split], color=COLOURS[algorithm], lw=3, alpha=0.25)
-    for algorithm, colour in COLOURS.items():
+            axes.plot(samples, values, LINES[split], color=COLOURS[algorithm], lw=3, alpha=0.25, label="the paper's")
+    for algorithm, color in COLOURS.items():
         for record in records.get(f"{runs}_{algorithm}", ()):
-            for split, style in LINES.items():
-                axes.plot(*of(record.results, split), style, color=colour, lw=1)
+            for split, line in LINES.items():
+                axes.plot(*of(record.results, split), line, color=color, lw=1, label=f"{WORDS[algorithm]} ({split})")
+        for record in records.get(f"{runs}_{algorithm}_step_0.02{PRELOADED}", ()):
+            label = f"{WORDS[algorithm]} with Adagrad begun by ten minibatches (test)"
+            axes.plot(*of(record.results, "test"), ":", color=color, lw=1.5, label=label)
 
 
-def _legend(made: Picture, algorithms: tuple[str, ...]) -> None:
-    axes = made.axes[0]
-    lines = [axes.plot([], [], style, color=COLOURS[a], lw=1)[0] for a in algorithms for style in LINES.values()]
-    lines += axes.plot([], [], "-", color="0.5", lw=3, alpha=0.4)
-    names = [f"{WORDS[a]} ({split})" for a in algorithms for split in LINES]
-    made.legend(lines, [*names, "the paper's"], loc="outside lower center", ncols=len(lines), fontsize=8, frameon=False)
+def _legend(made: Picture) -> None:
+    """What the lines of the first panel are, once."""
+    found = {line.get_label(): line for line in made.axes[0].lines}
+    lines = list(found.values())
+    made.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8, frameon=False)
 
 
 def draw_figure_2(records: Chosen) -> Picture:
@@ -75,7 +78,7 @@ def draw_figure_2(records: Chosen) -> Picture:
     grid[1, 4].set_axis_off()
     grid[0, 0].set_ylabel("bound, nats per datum")
     grid[1, 0].set(ylabel="bound, nats per datum", xlabel="training samples seen")
-    _legend(made, ("aevb", "wake_sleep"))
+    _legend(made)
     return made
 
 
@@ -99,7 +102,7 @@ def draw_figure_3(records: Chosen) -> Picture:
         axes.set(xlim=(0, 6e7), ylim=limits, xlabel="training samples evaluated")
         axes.set_title(f"N = {n:,}", fontsize=10)
     made.axes[0].set_ylabel("log p(x), nats per datum")
-    _legend(made, tuple(WORDS))
+    _legend(made)
     return made
 
 

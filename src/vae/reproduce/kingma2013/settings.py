@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vae.reproduce.document import Experiment
-from vae.reproduce.kingma2013.figures import SIZES, WORDS
+from vae.reproduce.kingma2013.figures import PRELOADED, SIZES, WORDS
 from vae.reproduce.kingma2013.measures import bounds, marginal, search, with_appendix_d
 
 BOTH, ALL = ("aevb", "wake_sleep"), tuple(WORDS)
@@ -19,11 +19,10 @@ STEPS = {
 }  # fmt: skip
 # Figure 2 as it may have been run too: at another of the paper's steps; with Adagrad's accumulators begun at 0.01, and
 # by the squared gradients of ten minibatches, as in the first code of others.
-PRELOADED = "_preloaded"
 READINGS = (
     ("mnist", 3, "aevb", 0.1, ""), ("mnist", 20, "aevb", 0.01, ""), ("mnist", 20, "wake_sleep", 0.02, ""),
     ("frey", 10, "aevb", 0.02, ""), ("frey", 10, "wake_sleep", 0.02, ""), ("frey", 10, "wake_sleep", 0.02, PRELOADED),
-    *(("mnist", d, algorithm, 0.02, PRELOADED) for d in (3, 20) for algorithm in BOTH),
+    *(("mnist", d, algorithm, 0.02, PRELOADED) for d in SIZES["mnist"] for algorithm in BOTH),
 )  # fmt: skip
 DECAY = {"mnist": 0.002, "frey": 1 / 3}  # M / N
 

@@ -177,9 +177,9 @@ def _of_readings() -> Iterator[Quantity]:
     """Figure 2 at other steps and with another start of Adagrad; whether the steps of the search are best at first."""
     for data, d, algorithm, rate, start in READINGS:
         theirs = _log_interpolated(*published()[f"{data}_{d}", algorithm, "test"], 1e7)
-        name, how = f"{data}_{d}_{algorithm}_step_{rate}{start}", "; Adagrad begun by ten minibatches" if start else ""
+        name, how = f"{data}_{d}_{algorithm}_step_{rate}{start}", ", Adagrad begun by ten minibatches" if start else ""
         yield Quantity(
-            "2", f"{NAMES[data]}, {WORDS[algorithm]}, N_z = {d}, at a step of {rate}{how}: test bound at 10^7",
+            "2", f"{NAMES[data]}, {WORDS[algorithm]}, N_z = {d} (step {rate}{how}): test bound at 10^7",
             (name,), _bound_at("test", 1e7), f"{theirs:.1f}", TOLERANCE[data, 1e7],
             OPEN if data == "mnist" else SPLIT, headline=bool(start) and data == "mnist" and d in (3, 20),
         )  # fmt: skip

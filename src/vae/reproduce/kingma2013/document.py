@@ -266,9 +266,9 @@ FIGURES = (
     Figure("2", "The bound per datum against training samples; thick and pale: the paper's curves.", _F2 + _BEGUN,
            draw.draw_figure_2,
            "At the steps of the search, Adagrad's first updates overshoot, and wake-sleep on MNIST ends 3 to 5 nats "
-           "below the paper. With its sums begun by ten minibatches (step 0.02), both algorithms follow the paper. On "
-           "the faces wake-sleep leaves what ignores z after some millions of samples, the paper's never: unexplained.",
-           partial=True),
+           "below the paper. With Adagrad begun by ten minibatches (step 0.02), both algorithms follow the paper up to "
+           "20 latents. Not explained: wake-sleep with 200 latents, and that on the faces it leaves what ignores z "
+           "after some millions of samples, which the paper's never does.", partial=True),
     Figure("2 beyond", "Beyond the paper's frame: the test bound on Frey faces falls after 10^8 samples.",
            tuple(f"frey_{d}_aevb" for d in SIZES["frey"]), draw.draw_beyond, partial=True),
     Figure("3", "log p(x), estimated as in appendix D, against training samples evaluated (MCEM: 15 a datum a sweep).",
@@ -292,6 +292,6 @@ KINGMA2013 = Document(
     TABLES,
     notes=(
         "a claim with a limit shows its margin, the limit less the size of what was measured: it holds above 0",
-        "to 10^7 training samples, one seed; rows at 10^8 are not replicated, for time",
+        "figure 2 goes to 10^7 training samples; rows at 10^8 were not run, for time; n is the number of seeds",
     ),
 )

@@ -59,8 +59,8 @@ def _panel(axes: Axes, records: Chosen, panel: str, runs: str, of: Callable[[Res
 
 
 def _legend(made: Picture) -> None:
-    """What the lines of the first panel are, once."""
-    found = {line.get_label(): line for line in made.axes[0].lines}
+    """What the lines of all panels are, once."""
+    found = {line.get_label(): line for axes in made.axes for line in axes.lines}
     lines = list(found.values())
     made.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8, frameon=False)
 

@@ -110,7 +110,7 @@ def _of_both_algorithms() -> Iterator[Quantity]:
     )  # fmt: skip
     yield Quantity(
         "claims", "N = 1,000: MCEM less AEVB after 6 10^7 samples (test log p(x))", ("n1000_mcem", "n1000_aevb"),
-        less(_log_p_at("test", 6e7)), "1.6", 1.0, OPEN,
+        less(_log_p_at("test", 6e7)), "1.6", 1.0, OPEN, headline=False,
     )  # fmt: skip
 
 
@@ -273,9 +273,8 @@ FIGURES = (
            tuple(f"frey_{d}_aevb" for d in SIZES["frey"]), draw.draw_beyond, partial=True),
     Figure("3", "log p(x), estimated as in appendix D, against training samples evaluated (MCEM: 15 a datum a sweep).",
            tuple(f"n{n}_{a}" for n in (1000, 50000) for a in ALL), draw.draw_figure_3,
-           "N = 1,000: AEVB overfits as in the paper, and both it and wake-sleep end within 3 nats of the paper's "
-           "curves; wake-sleep rises more slowly at first. What has no line of ours was not run yet.",
-           partial=True),
+           "All three algorithms lie as in the paper. Only AEVB at N = 50,000 is far from it: 7 (train) and 9 nats "
+           "(test) better. The search takes a step of 0.1; the paper's was smaller, it seems.", partial=True),
     Figure("4", "Learned manifolds of two latents.", ("frey_2_aevb", "mnist_2_aevb"), draw.draw_figure_4,
            partial=True),
     Figure("5", "Samples of models of MNIST.", tuple(f"mnist_{d}_aevb" for d in (2, 5, 10, 20)), draw.draw_figure_5,

@@ -58,11 +58,13 @@ def _panel(axes: Axes, records: Chosen, panel: str, runs: str, of: Callable[[Res
             axes.plot(*of(record.results, "test"), ":", color=color, lw=1.5, label=label)
 
 
-def _legend(made: Picture) -> None:
-    """What the lines of all panels are, once."""
+def _say(made: Picture, across: str, up: str) -> None:
+    """What the axes and the lines of all panels are, once."""
+    made.supxlabel(across, fontsize=10)
+    made.supylabel(up, fontsize=10)
     found = {line.get_label(): line for axes in made.axes for line in axes.lines}
     lines = list(found.values())
-    made.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8, frameon=False)
+    made.legend(handles=lines, loc="outside upper center", ncols=len(lines), fontsize=8, frameon=False)
 
 
 def draw_figure_2(records: Chosen) -> Picture:
@@ -76,9 +78,7 @@ def draw_figure_2(records: Chosen) -> Picture:
             axes.set(xscale="log", xlim=(1e5, 2.5e8 if data == "mnist" else 1e8), ylim=limits)
             axes.set_title(f"{title}, $N_z$ = {d}", fontsize=10)
     grid[1, 4].set_axis_off()
-    grid[0, 0].set_ylabel("bound, nats per datum")
-    grid[1, 0].set(ylabel="bound, nats per datum", xlabel="training samples seen")
-    _legend(made)
+    _say(made, "training samples seen", "bound, nats per datum")
     return made
 
 
@@ -87,9 +87,10 @@ def draw_beyond(records: Chosen) -> Picture:
     made = figure(10, 3.4, "")
     for axes, d in zip(made.subplots(1, 4), SIZES["frey"], strict=True):
         _panel(axes, records, f"frey_{d}", f"frey_{d}")
-        axes.axvline(1e8, color="0.5", lw=0.8)
+        axes.axvline(1e8, color="0.5", lw=0.8, label="where the paper's frame ends")
         axes.set(xscale="log", xlim=(1e6, 6e8), ylim=(500, 1600))
         axes.set_title(f"Frey Face, $N_z$ = {d}", fontsize=10)
+    _say(made, "training samples seen", "bound, nats per datum")
     return made
 
 
@@ -99,10 +100,9 @@ def draw_figure_3(records: Chosen) -> Picture:
     frames = {1000: (-160, -100), 50000: (-160, -125)}
     for axes, (n, limits) in zip(made.subplots(1, 2), frames.items(), strict=True):
         _panel(axes, records, f"mnist_{n}", f"n{n}", log_p)
-        axes.set(xlim=(0, 6e7), ylim=limits, xlabel="training samples evaluated")
+        axes.set(xlim=(0, 6e7), ylim=limits)
         axes.set_title(f"N = {n:,}", fontsize=10)
-    made.axes[0].set_ylabel("log p(x), nats per datum")
-    _legend(made)
+    _say(made, "training samples evaluated", "log p(x), nats per datum")
     return made
 
 

@@ -267,8 +267,8 @@ FIGURES = (
            draw.draw_figure_2,
            "At the steps of the search, Adagrad's first updates overshoot, and wake-sleep on MNIST ends 3 to 5 nats "
            "below the paper. With Adagrad begun by ten minibatches (step 0.02), both algorithms follow the paper up to "
-           "20 latents. Not explained: wake-sleep with 200 latents, and that on the faces it leaves what ignores z "
-           "after some millions of samples, which the paper's never does.", partial=True),
+           "20 latents, but for one seed of wake-sleep that overshoots and loses 6 nats; with 200 latents it loses 8. "
+           "Not explained: on the faces it leaves what ignores z, which the paper's never does.", partial=True),
     Figure("2 beyond", "Beyond the paper's frame: the test bound on Frey faces falls after 10^8 samples.",
            tuple(f"frey_{d}_aevb" for d in SIZES["frey"]), draw.draw_beyond, partial=True),
     Figure("3", "log p(x), estimated as in appendix D, against training samples evaluated (MCEM: 15 a datum a sweep).",

@@ -19,11 +19,12 @@ STEPS = {
 }  # fmt: skip
 # Figure 2 as it may have been run too: at another of the paper's steps; with Adagrad's accumulators begun at 0.01, and
 # by the squared gradients of ten minibatches, as in the first code of others.
-READINGS = (
+_READINGS = (
     ("mnist", 3, "aevb", 0.1, ""), ("mnist", 20, "aevb", 0.01, ""), ("mnist", 20, "wake_sleep", 0.02, ""),
     ("frey", 10, "aevb", 0.02, ""), ("frey", 10, "wake_sleep", 0.02, ""), ("frey", 10, "wake_sleep", 0.02, PRELOADED),
     *(("mnist", d, algorithm, 0.02, PRELOADED) for d in SIZES["mnist"] for algorithm in BOTH),
 )  # fmt: skip
+READINGS = {"{}_{}_{}_step_{}{}".format(*reading): reading for reading in _READINGS}  # by experiment
 DECAY = {"mnist": 0.002, "frey": 1 / 3}  # M / N
 
 
@@ -73,11 +74,10 @@ def _experiments() -> Iterator[Experiment]:
     yield from figure_2.values()
     yield of_mnist(2, "aevb")
     yield of_frey(10, "aevb", "frey_10_aevb_block", **{"data.split": "block"})
-    for data, d, algorithm, rate, start in READINGS:
+    for name, (data, d, algorithm, rate, start) in READINGS.items():
         changes = _adagrad(rate, DECAY[data], initial_accumulator_value=0.01 if start else 0.0)
-        if start:
-            changes["train.schedule"] = {"name": "delayed", "epochs": 10 * DECAY[data]}
-        yield makers[data](d, algorithm, f"{data}_{d}_{algorithm}_step_{rate}{start}", **changes)
+        changes |= {"train.schedule": {"name": "delayed", "epochs": 10 * DECAY[data]}} if start else {}
+        yield makers[data](d, algorithm, name, **changes)
     shorter = {"train.samples": 2_000_000}
     yield of_mnist(20, "aevb", "mnist_20_l5", **shorter, **{"objective.num_samples": 5})
     for h in (250, 1000):

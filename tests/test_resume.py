@@ -114,6 +114,18 @@ def test_interrupted_twice_in_the_middle_of_epochs(case, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_stopped_before_its_config_is_written_it_begins_again(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(vae.training.run.RunDirectory, "describe", killed)
+        run(config(), tmp_path / "parts", resume=True)
+    run(config(), tmp_path / "parts", resume=True)
+    run(config(), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_checkpoint_holds_the_memory_of_the_objective(tmp_path):
     """Without it a resumed run would begin with another baseline, or none."""
     run(config(**CASES["the memory of a running baseline"]), tmp_path / "x")

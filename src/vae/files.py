@@ -94,7 +94,8 @@ class Log:
                 f"{self.path}: holds {len(self.lines)} lines, and the checkpoint remembers {count}; put the file "
                 "back as it was"
             )
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        if self.path.exists():  # a run that is not begun yet gets no file that makes its folder look like another's
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
         return self.lines
 
 

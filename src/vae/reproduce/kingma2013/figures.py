@@ -18,7 +18,8 @@ SIZES = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
 WORDS = {"aevb": "AEVB", "wake_sleep": "wake-sleep", "mcem": "MCEM"}
 COLOURS = {"aevb": "#D55E00", "wake_sleep": "#009E73", "mcem": "#0072B2"}
 LINES = {"train": "-", "test": "--"}
-PRELOADED = "_preloaded"  # runs whose Adagrad ten minibatches began
+# What the names of runs end with: at a step of 0.02; whose Adagrad ten minibatches began.
+AT_0_02, PRELOADED = "_step_0.02", "_preloaded"
 Curve = tuple[list[float], list[float]]  # samples, nats
 
 
@@ -44,8 +45,18 @@ def log_p(results: Results, split: str) -> Curve:
     return [at["samples"] for at in results["curve"]], [at[split]["hmc"]["mean"] for at in results["curve"]]
 
 
-def _panel(axes: Axes, records: Chosen, panel: str, runs: str, of: Callable[[Results, str], Curve] = bound) -> None:
-    """The paper's curves of a panel thick and pale, those of our runs over them, a line for each seed."""
+BEGUN = AT_0_02 + PRELOADED, "with Adagrad begun by ten minibatches"
+
+
+def _panel(
+    axes: Axes, records: Chosen, panel: str, runs: str,
+    of: Callable[[Results, str], Curve] = bound, dotted: tuple[str, str] = BEGUN,
+) -> None:  # fmt: skip
+    """The paper's curves of a panel thick and pale, those of our runs over them, a line for each seed.
+
+    `dotted`: what the names of other runs of the same panel end with, and how they differ.
+    """
+    suffix, how = dotted
     for (name, algorithm, split), (samples, values) in published().items():
         if name == panel:
             axes.plot(samples, values, LINES[split], color=COLOURS[algorithm], lw=3, alpha=0.25, label="the paper's")
@@ -53,9 +64,8 @@ def _panel(axes: Axes, records: Chosen, panel: str, runs: str, of: Callable[[Res
         for record in records.get(f"{runs}_{algorithm}", ()):
             for split, line in LINES.items():
                 axes.plot(*of(record.results, split), line, color=color, lw=1, label=f"{WORDS[algorithm]} ({split})")
-        for record in records.get(f"{runs}_{algorithm}_step_0.02{PRELOADED}", ()):
-            label = f"{WORDS[algorithm]} with Adagrad begun by ten minibatches (test)"
-            axes.plot(*of(record.results, "test"), ":", color=color, lw=1.5, label=label)
+        for record in records.get(f"{runs}_{algorithm}{suffix}", ()):
+            axes.plot(*of(record.results, "test"), ":", color=color, lw=1.5, label=f"{WORDS[algorithm]} {how} (test)")
 
 
 def _say(made: Picture, across: str, up: str) -> None:
@@ -99,7 +109,7 @@ def draw_figure_3(records: Chosen) -> Picture:
     made = figure(10, 4.6, "")
     frames = {1000: (-160, -100), 50000: (-160, -125)}
     for axes, (n, limits) in zip(made.subplots(1, 2), frames.items(), strict=True):
-        _panel(axes, records, f"mnist_{n}", f"n{n}", log_p)
+        _panel(axes, records, f"mnist_{n}", f"n{n}", log_p, (AT_0_02, "at a step of 0.02"))
         axes.set(xlim=(0, 6e7), ylim=limits)
         axes.set_title(f"N = {n:,}", fontsize=10)
     _say(made, "training samples evaluated", "log p(x), nats per datum")

@@ -63,9 +63,8 @@ def _show(axes: Axes, image: Array, black_on_white: bool) -> None:
 def plane(panels: Mapping[str, tuple[Array, Array]]) -> Figure:
     """Points (N, 2) coloured by label, side by side under their titles, with one bar of colours."""
     made = figure(7 * len(panels), 6, "")
-    for axes, (title, (points, labels)) in zip(
-        np.atleast_1d(made.subplots(1, len(panels))), panels.items(), strict=True
-    ):
+    grid = np.atleast_1d(made.subplots(1, len(panels)))
+    for axes, (title, (points, labels)) in zip(grid, panels.items(), strict=True):
         drawn = axes.scatter(points[:, 0], points[:, 1], c=labels, s=6, linewidths=0, cmap="viridis")
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="z_1", ylabel="z_2")

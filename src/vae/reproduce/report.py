@@ -30,9 +30,8 @@ def draw(document: Document, records: Records, out: Path, only: str | None) -> l
         if only in (None, figure.name) and (all(there) or (figure.partial and any(there))):
             made.append(out / "figures" / figure_file(figure))
             made[-1].parent.mkdir(parents=True, exist_ok=True)
-            figure.draw({name: records[name] for name in figure.experiments if name in records}).savefig(
-                made[-1], dpi=100
-            )
+            of_figure = {name: records[name] for name in figure.experiments if name in records}
+            figure.draw(of_figure).savefig(made[-1], dpi=100)
             picture = Image.open(made[-1]).convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE)
             picture.save(made[-1], optimize=True)  # a quarter of the bytes
     return made
@@ -42,9 +41,8 @@ def write(document: Document, records: Records, rows: Sequence[Row], out: Path) 
     """Write report.md, and report.html with the pictures in it."""
     text = "\n".join(_parts(document, records, rows, out))
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    page = _HTML.format(
-        title=html.escape(document.title), body=re.sub('src="([^"]+)"', lambda m: _inside(m, out), body)
-    )
+    body = re.sub('src="([^"]+)"', lambda m: _inside(m, out), body)
+    page = _HTML.format(title=html.escape(document.title), body=body)
     for name, content in {"report.md": text, "report.html": page}.items():
         write_atomically(out / name, content.encode())
     return [out / "report.md", out / "report.html"]

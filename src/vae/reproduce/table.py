@@ -91,12 +91,9 @@ def _summary(values: Sequence[Number], part: bool) -> tuple[float | None, float 
 
 def _verdict(quantity: Quantity, ours: float | None, interval: Sequence[float] | None, quick: bool) -> tuple[str, str]:
     """Whether ours agrees with the document, and why."""
-    if ours is None:
-        return "not replicated", quantity.short or "no record yet"
-    if quick:
-        return "not replicated", "only the quick profile was run"
-    if quantity.short:
-        return "not replicated", quantity.short
+    if ours is None or quick or quantity.short:
+        missing = "no record yet" if ours is None else "only the quick profile was run"
+        return "not replicated", quantity.short or missing
     if quantity.claim:
         if interval is None:
             return "mixed", "a single seed has no interval"

@@ -164,17 +164,12 @@ def identities(made: Made) -> tuple[Results, Arrays]:
     q, p = Normal(mean, log_std), Normal(torch.zeros(5).double(), torch.zeros(5).double())
     variance = (2 * log_std).exp()
     diagonal = -0.5 * (1 + 2 * log_std - mean**2 - variance)
-    dense = [
-        torch.distributions.kl_divergence(
-            torch.distributions.MultivariateNormal(m, torch.diag(v)),
-            torch.distributions.MultivariateNormal(torch.zeros_like(m), torch.eye(5).double()),
-        )
-        for m, v in zip(mean, variance, strict=True)
-    ]
+    dense = torch.distributions.MultivariateNormal(mean, torch.diag_embed(variance))
+    standard = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
     eps = (at_z - mean) / log_std.exp()
     errors = (
         kl_divergence(q, p) - diagonal,
-        torch.stack(dense) - diagonal.sum(1),
+        torch.distributions.kl_divergence(dense, standard) - diagonal.sum(1),
         q.log_prob(at_z) - (p.log_prob(eps) - log_std),
     )
     return {"errors": {name: error.abs().max().item() for name, error in zip(IDENTITIES, errors, strict=True)}}, {}

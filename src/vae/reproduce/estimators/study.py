@@ -56,25 +56,21 @@ class Study:
 
 def compare(study: Study) -> Tables:
     """Train the VAE and measure every table; progress goes to stderr."""
-    settings = read_settings(
-        study.config, [f"train.epochs={study.epochs}", "train.samples=null", f"train.seed={study.seed}"]
-    )
+    given = [f"train.epochs={study.epochs}", "train.samples=null", f"train.seed={study.seed}"]
+    settings = read_settings(study.config, given)
     print(f"training {study.config}", file=sys.stderr)
     run = train(settings, None)
     n, seed = study.samples, study.seed
     cases = [(theta, KNOWN_SAMPLES) for theta in THETAS]
     cases += [(KNOWN_THETA, L) for L in NUM_SAMPLES if L != KNOWN_SAMPLES]
     known = [row for theta, L in _progress(cases, "E[x^2]") for row in compare_known(theta, L, n, seed)]
-    ratios = [
-        row
-        for K in _progress(IMPORTANCE_SAMPLES, "linear-Gaussian model")
-        for row in compare_signal_to_noise(K, n // 5, seed)
-    ]
+    sizes = _progress(IMPORTANCE_SAMPLES, "linear-Gaussian model")
+    ratios = [row for K in sizes for row in compare_signal_to_noise(K, n // 5, seed)]
     split = run.data.evaluation_split("train")  # whose dynamic pixels are drawn once
     size = min(study.batch_size, len(split))
     noise = compare_against_samples(run.model, split, NUM_SAMPLES, size, n // 100, seed)
-    sizes = [M for M in BATCH_SIZES if len(split) >= M]
-    batches = compare_against_data(run.model, split, sizes, SAMPLES_OF, n // 100, seed)
+    several = [M for M in BATCH_SIZES if len(split) >= M]
+    batches = compare_against_data(run.model, split, several, SAMPLES_OF, n // 100, seed)
     return {
         "known": known,
         "vae_noise": list(_progress(noise, "VAE, noise")),

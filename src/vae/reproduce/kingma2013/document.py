@@ -23,22 +23,16 @@ def _log_interpolated(samples: list[float], values: list[float], x: float) -> fl
     return float(np.interp(np.log(x), np.log(samples), values))
 
 
-def _bound_at(split: str, x: float) -> Callable[[Results], Number]:
-    """The bound after x samples, with the standard error over the data that it has at the end."""
-
-    def of(results: Results) -> Number:
-        return Number(_log_interpolated(*draw.bound(results, split), x), results["end"][split]["stderr"])
-
-    return of
+Curves = Callable[[Results, str], draw.Curve]
 
 
-def _log_p_at(split: str, x: float) -> Callable[[Results], Number]:
-    """log p(x) as in appendix D after x samples."""
+def _after(curves: Curves, ways: tuple[str, ...], split: str, x: float) -> Callable[[Results], Number]:
+    """A curve after x samples, with the standard error over the data that it has at the end."""
+    end = at("end", split, *ways)
+    return lambda results: Number(_log_interpolated(*curves(results, split), x), end(results).stderr)
 
-    def of(results: Results) -> Number:
-        return Number(_log_interpolated(*draw.log_p(results, split), x), results["end"][split]["hmc"]["stderr"])
 
-    return of
+_bound_at, _log_p_at = partial(_after, draw.bound, ()), partial(_after, draw.log_p, ("hmc",))
 
 
 # How far ours may lie from the paper's, stated before the runs. At 10^6 its curves on MNIST lie where a step of 0.01

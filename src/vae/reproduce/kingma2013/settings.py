@@ -63,9 +63,7 @@ def of_figure_3(n: int, algorithm: str, name: str = "", rate: float | None = Non
         **_adagrad(rate, batch / n),
     }  # fmt: skip
     seeds = SEVERAL if n == 1000 else (0,)
-    return Experiment(
-        name or f"n{n}_{algorithm}", marginal, CONFIGS["mnist"], settings, seeds=seeds, minutes=45.0, trained=False
-    )
+    return Experiment(name or f"n{n}_{algorithm}", marginal, CONFIGS["mnist"], settings, seeds, 45.0, trained=False)
 
 
 def _experiments() -> Iterator[Experiment]:

@@ -183,7 +183,9 @@ TINY = Document(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     out, said = tmp_path_factory.mktemp("tiny"), []
-    rows, files = running.reproduce(TINY, profile="quick", out=out, processes=2, say=said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)  # of whoever runs the tests
+        rows, files = running.reproduce(TINY, profile="quick", out=out, processes=2, say=said.append)
     return out, rows, files, said
 
 

@@ -257,7 +257,7 @@ DETAILS = (
     ("nothing on the order of wake and sleep", "-", "both in one step, one dream for each datum"),
     ("appendix D: a density fitted to samples", "not told which, nor where the chains begin",
      "a Gaussian, fitted to the first half of four chains begun by importance resampling, evaluated on the second "
-     "(AEVB, wake-sleep at N = 1,000, and 2 to 20 latents: begun at q(z|x), fitted to two chains, evaluated on two)"),
+     "(2 to 20 latents: begun at q(z|x), fitted to two chains, evaluated on two)"),
 )  # fmt: skip
 
 _F2 = tuple(f"{data}_{d}_{a}" for data, sizes in SIZES.items() for d in sizes for a in BOTH)

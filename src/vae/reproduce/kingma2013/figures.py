@@ -73,8 +73,7 @@ def _say(made: Picture, across: str, up: str) -> None:
     made.supxlabel(across, fontsize=10)
     made.supylabel(up, fontsize=10)
     found = {line.get_label(): line for axes in made.axes for line in axes.lines}
-    lines = list(found.values())
-    made.legend(handles=lines, loc="outside upper center", ncols=len(lines), fontsize=8, frameon=False)
+    made.legend(handles=list(found.values()), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
 
 
 def draw_figure_2(records: Chosen) -> Picture:

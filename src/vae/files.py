@@ -91,7 +91,7 @@ class Log:
         self.lines = read_log(self.path)[:count]
         if len(self.lines) < count:
             raise CheckpointError(
-                f"{self.path}: holds {len(self.lines)} lines, and the checkpoint remembers {count}; put it back"
+                f"{self.path}: holds {len(self.lines)} lines, and the checkpoint remembers {count}; restore the file"
             )
         if self.path.exists():  # a run that is not begun yet gets no file that makes its folder look like another's
             write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())

@@ -140,7 +140,7 @@ def baselines(made: Made) -> tuple[Results, Arrays]:
 LINEAR: dict[str, Callable[[Tensor, int], Any]] = {
     "PCA": pca,
     "probabilistic PCA": probabilistic_pca,
-    # EM stops at .001 nats a step, as its default takes an hour on CIFAR-10; on MNIST the error differs by .0002.
+    # EM until a step gains less than .001 nats: its default takes an hour on CIFAR-10, and changes .0002 on MNIST.
     "factor analysis": partial(factor_analysis, em=EM(tolerance=1e-3)),
 }
 

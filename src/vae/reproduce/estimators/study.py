@@ -64,13 +64,13 @@ def compare(study: Study) -> Tables:
     cases = [(theta, KNOWN_SAMPLES) for theta in THETAS]
     cases += [(KNOWN_THETA, L) for L in NUM_SAMPLES if L != KNOWN_SAMPLES]
     known = [row for theta, L in _progress(cases, "E[x^2]") for row in compare_known(theta, L, n, seed)]
-    sizes = _progress(IMPORTANCE_SAMPLES, "linear-Gaussian model")
-    ratios = [row for K in sizes for row in compare_signal_to_noise(K, n // 5, seed)]
+    counts = _progress(IMPORTANCE_SAMPLES, "linear-Gaussian model")
+    ratios = [row for K in counts for row in compare_signal_to_noise(K, n // 5, seed)]
     split = run.data.evaluation_split("train")  # whose dynamic pixels are drawn once
     size = min(study.batch_size, len(split))
     noise = compare_against_samples(run.model, split, NUM_SAMPLES, size, n // 100, seed)
-    several = [M for M in BATCH_SIZES if len(split) >= M]
-    batches = compare_against_data(run.model, split, several, SAMPLES_OF, n // 100, seed)
+    sizes = [M for M in BATCH_SIZES if len(split) >= M]
+    batches = compare_against_data(run.model, split, sizes, SAMPLES_OF, n // 100, seed)
     return {
         "known": known,
         "vae_noise": list(_progress(noise, "VAE, noise")),

@@ -275,7 +275,7 @@ FIGURES = (
            (*(f"n{n}_{a}" for n in (1000, 50000) for a in ALL), SMALLER_STEP), draw.draw_figure_3,
            "All three algorithms lie as in the paper, at N = 1,000 each 2 (train) and 1 to 3 nats (test) above it. At "
            "N = 50,000 AEVB is 7 (train) and 9 nats (test) above it at the search's step, 0.1. At a step of 0.02 its "
-           "training values agree, and its test values are 4 to 5 nats better. None of it is explained.", partial=True),
+           "training values agree, and its test values are 4 to 5 nats better. The rest is unexplained.", partial=True),
     Figure("4", "Learned manifolds of two latents.", ("frey_2_aevb", "mnist_2_aevb"), draw.draw_figure_4,
            partial=True),
     Figure("5", "Samples of models of MNIST.", tuple(f"mnist_{d}_aevb" for d in (2, 5, 10, 20)), draw.draw_figure_5,

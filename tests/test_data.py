@@ -225,6 +225,20 @@ def test_levels_are_the_grey_levels_as_discrete_data(tmp_path):
     assert torch.equal(own.x[:, 0], torch.from_numpy(GREYS))
 
 
+def test_bytes_are_divided_by_256_if_asked(tmp_path):
+    path = npz(tmp_path, x=GREYS)
+    data = vae.load_data("npz", path=path, pixels="grey_256", test_size=5, validation_size=3)
+    assert data.kind == "grey"
+    for split in (data.train, data.evaluation_split("validation"), data.test):
+        assert torch.equal(split.images()[:, 0], torch.from_numpy(GREYS)[split.index] / 256)
+    own = vae.data.read_user_split(path, data.shape, data.settings)
+    assert torch.equal(own.images()[:, 0], torch.from_numpy(GREYS) / 256)
+    sentence = r"data\.pixels: grey_256 is of bytes on 0\.\.255, which .* has not; use pixels: grey"
+    for name, options in (("digits", {}), ("npz", {"path": npz(tmp_path, x=GREYS / 255)})):
+        with pytest.raises(DataError, match=sentence):
+            vae.load_data(name, pixels="grey_256", **options)
+
+
 # ------------------------------------------------------------------------------------------------- order
 
 

@@ -444,6 +444,11 @@ def test_the_kind_of_the_data_chooses_the_likelihood(pixels, likelihood, options
     assert shape == SHAPE
 
 
+def test_bytes_divided_by_256_are_grey():
+    raw = config(data={"name": "mnist", "pixels": "grey_256"})
+    assert resolve(read_settings(raw))[0].model.likelihood.name == "grey_cross_entropy"
+
+
 def test_counts_choose_the_negative_binomial(tmp_path):
     np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).poisson(3, (40, 7)))
     raw = {**config(), "data": {"name": "npz", "path": str(tmp_path / "own.npz")}}

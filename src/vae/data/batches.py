@@ -28,8 +28,7 @@ class Batch(NamedTuple):
 
     def part(self, rows: slice) -> "Batch":
         """These rows of it."""
-        others = (None if column is None else column[rows] for column in self[1:])
-        return Batch(self.x[rows], *others)
+        return Batch(self.x[rows], *(None if column is None else column[rows] for column in self[1:]))
 
 
 class Resident:

@@ -137,8 +137,7 @@ def _digits(root: Path, seed: int, *, test_size: Count = 297) -> Raw:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    x = digits.images.astype(np.uint8)[:, None]
-    return _seeded_split(x, digits.target, test_size, seed)
+    return _seeded_split(digits.images.astype(np.uint8)[:, None], digits.target, test_size, seed)
 
 
 def _npz(root: Path, seed: int, *, path: str, test_size: Count | None = None) -> Raw:

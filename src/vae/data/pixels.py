@@ -13,11 +13,12 @@ def _static(images: Tensor, index: Tensor, seed: int, name: str) -> Tensor:
     return datum_noise("uniform", seed, f"pixels/{name}", index, images.shape[1:]) < images.double()
 
 
-# How to binarize grey levels once, as a function (images on [0, 1], index, seed, name of the split), or None. `grey`
-# keeps them as intensities and `levels` as discrete data: the same numbers, of another kind. `dynamic` draws training
-# pixels anew at each step (`draw`) and evaluates on one static draw.
+# How to binarize grey levels once, as a function (images on [0, 1], index, seed, name of the split), or None: `grey` is
+# intensities; `grey_256` too, of bytes over 256, as in the MNIST file of early papers; `levels` is discrete data.
+# `dynamic` draws training pixels anew at each step (`draw`) and evaluates on one static draw.
 PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
     "grey": None,
+    "grey_256": None,
     "threshold": lambda images, index, seed, name: images > 0.5,
     "static": _static,
     "dynamic": _static,

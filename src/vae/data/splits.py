@@ -34,9 +34,7 @@ class DataSettings:
 
     name: Annotated[str, OneOf(DATASETS), "which data set; its own options go beside it"]
     root: Annotated[str | None, "the folder of the data; else $VAE_DATA, else data/"] = None
-    pixels: Annotated[str, OneOf(PIXELS), "grey intensities, discrete levels, or binary: by threshold, once, anew"] = (
-        "grey"
-    )
+    pixels: Annotated[str, OneOf(PIXELS), "grey intensities, levels, or binary: by threshold, once, anew"] = "grey"
     train_size: Annotated[Count | None, "how many to train on; without it, the whole training split"] = None
     validation_size: Annotated[Index, "how many of the rest of the training split to validate on"] = 0
     train_from: Annotated[Literal["start", "end"], "which end of the file's training split to train on"] = "start"
@@ -250,6 +248,8 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     if held and raw.validation is not None:
         raise DataError("data.validation_size: these data have validation data of their own; leave validation_size out")
     whole, test = _as_split(raw.train, settings), _as_split(raw.test, settings)
+    if settings.pixels == "grey_256" and (whole.scale == 1 or DATASETS[settings.name].grey_levels != 256):
+        raise DataError(f"data.pixels: grey_256 is of bytes on 0..255, which {settings.name} has not; use pixels: grey")
     if settings.pixels != "grey" and kind_of(whole, test) not in ("binary", "grey"):
         does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
         low, high = _range(whole, test)
@@ -281,7 +281,8 @@ def _as_split(arrays: Arrays, settings: DataSettings) -> Split:
     y = None if arrays.y is None else torch.from_numpy(np.ascontiguousarray(arrays.y))
     y = y.long() if y is not None and not y.is_floating_point() else y
     index = torch.arange(len(x)) if arrays.places is None else torch.from_numpy(arrays.places)
-    return Split(x, y, index, DATASETS[settings.name].grey_levels - 1.0 if x.dtype == torch.uint8 else 1.0)
+    scale = 256.0 if settings.pixels == "grey_256" else DATASETS[settings.name].grey_levels - 1.0
+    return Split(x, y, index, scale if x.dtype == torch.uint8 else 1.0)
 
 
 def kind_of(*splits: Split) -> Kind:

@@ -11,7 +11,7 @@ from torch import nn
 
 from vae.algorithms import AEVB, ALGORITHMS, OPTIMIZERS, SCHEDULES
 from vae.config import plain
-from vae.data import DATASETS, Data, Doubt, load_data
+from vae.data import DATASETS, PIXELS, Data, Doubt, load_data
 from vae.errors import ConfigError
 from vae.likelihoods import LIKELIHOODS
 from vae.likelihoods.advice import default_likelihood
@@ -51,7 +51,7 @@ def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
     """The settings of a VAE with their likelihood, the shape of a datum, and the kind of its values."""
     shape, pixels = DATASETS[settings.data.name].shape, settings.data.pixels
     if shape is not None:
-        kind = pixels if pixels in ("grey", "levels") else "binary"
+        kind = "binary" if PIXELS[pixels] else pixels.removesuffix("_256")
         return with_likelihood(settings, kind, shape), shape, kind
     data = load_data(settings.data)
     return with_likelihood(settings, data.kind, data.shape, data.doubt), data.shape, data.kind

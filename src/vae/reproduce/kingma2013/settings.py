@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vae.reproduce.document import Experiment
-from vae.reproduce.kingma2013.figures import AT_0_02, PRELOADED, SIZES, WORDS
+from vae.reproduce.kingma2013.figures import AT_0_02, BY_256, PRELOADED, SIZES, WORDS
 from vae.reproduce.kingma2013.measures import bounds, marginal, search, with_appendix_d
 
 BOTH, ALL = ("aevb", "wake_sleep"), tuple(WORDS)
@@ -18,15 +18,20 @@ STEPS = {
     "n50000_aevb": 0.1, "n50000_wake_sleep": 0.02, "n50000_mcem": 0.1, "mnist_3_aevb": 0.02,
 }  # fmt: skip
 # Figure 2 as it may have been run too: at another of the paper's steps; with Adagrad's accumulators begun at 0.01, and
-# by the squared gradients of ten minibatches, as in the first code of others.
-_READINGS = (
+# by the squared gradients of ten minibatches, as in the first code of others; on digits over 256, as in its file.
+READINGS = {"{}_{}_{}_step_{}{}".format(*reading): reading for reading in (
     ("mnist", 3, "aevb", 0.1, ""), ("mnist", 20, "aevb", 0.01, ""), ("mnist", 20, "wake_sleep", 0.02, ""),
     ("frey", 10, "aevb", 0.02, ""), ("frey", 10, "wake_sleep", 0.02, ""), ("frey", 10, "wake_sleep", 0.02, PRELOADED),
-    *(("mnist", d, algorithm, 0.02, PRELOADED) for d in SIZES["mnist"] for algorithm in BOTH),
-)  # fmt: skip
-READINGS = {"{}_{}_{}_step_{}{}".format(*reading): reading for reading in _READINGS}  # by experiment
-SMALLER_STEP = f"n50000_aevb{AT_0_02}"  # figure 3, at another of the paper's steps
+    *(("mnist", d, algorithm, 0.02, PRELOADED + scale)
+      for scale in ("", BY_256) for d in SIZES["mnist"] for algorithm in BOTH),
+)}  # fmt: skip
+# Figure 3, and with 1,000 digits also over 256, with 50,000 at another of the paper's steps.
+FIGURE_3 = {"n{}_{}{}".format(*run): run for run in (
+    *((n, algorithm, how) for n, how in ((1000, ""), (50000, ""), (1000, BY_256)) for algorithm in ALL),
+    (50000, "aevb", AT_0_02),
+)}  # fmt: skip
 DECAY = {"mnist": 0.002, "frey": 1 / 3}  # M / N
+OVER_256 = {"data.pixels": "grey_256"}
 
 
 def _adagrad(rate: float, weight_decay: float, **others: float) -> dict[str, Any]:
@@ -37,11 +42,11 @@ def _adagrad(rate: float, weight_decay: float, **others: float) -> dict[str, Any
 def of_mnist(d: int, algorithm: str, name: str = "", **changes: Any) -> Experiment:
     """A run on MNIST as in figure 2."""
     name = name or f"mnist_{d}_{algorithm}"
-    settings: dict[str, Any] = {"model.latent_dim": d, "train.algorithm": algorithm}
-    settings |= {**_adagrad(STEPS.get(f"mnist_20_{algorithm}", 0.02), DECAY["mnist"]), **changes}
+    step = _adagrad(STEPS.get(f"mnist_20_{algorithm}", 0.02), DECAY["mnist"])
+    settings = {"model.latent_dim": d, "train.algorithm": algorithm, **step, **changes}
     measure = with_appendix_d if name == f"mnist_{d}_aevb" and d <= 20 else bounds
-    once = d == 2 or ("train.optimizer" in changes and "train.schedule" not in changes)
-    seeds = (0,) if once else SEVERAL
+    alone = "train.optimizer" in changes and "train.schedule" not in changes
+    seeds = SEVERAL if not alone and (d in (3, 20) or (d, algorithm) == (200, "aevb")) else (0,)
     return Experiment(name, measure, CONFIGS["mnist"], settings, seeds, settings.get("train.samples", 1e7) / 5e5)
 
 
@@ -53,33 +58,31 @@ def of_frey(d: int, algorithm: str, name: str = "", **changes: Any) -> Experimen
     return Experiment(name, bounds, CONFIGS["frey"], settings, seeds=(0,), minutes=10.0)
 
 
-def of_figure_3(n: int, algorithm: str, name: str = "", rate: float | None = None) -> Experiment:
+def of_figure_3(n: int, algorithm: str, how: str) -> Experiment:
     """A run on N digits with 100 hidden units and 3 latents; MCEM counts 15 samples a datum a sweep."""
-    rate, batch = rate or STEPS[f"n{n}_{algorithm}"], n if algorithm == "mcem" else 100
-    samples = 4_000_000 if algorithm == "mcem" else 60_000_000
+    batch, samples = (n, 4_000_000) if algorithm == "mcem" else (100, 60_000_000)
     settings = {
         "data.train_size": n, "model.latent_dim": 3, "model.encoder.hidden": [100], "model.decoder.hidden": [100],
         "train.algorithm": algorithm, "train.batch_size": batch, "train.samples": samples,
         "train.evaluate_every": samples // n // 10, "train.checkpoint_seconds": 60,
-        **_adagrad(rate, batch / n),
+        **_adagrad(0.02 if how == AT_0_02 else STEPS[f"n{n}_{algorithm}"], batch / n),
+        **(OVER_256 if how == BY_256 else {}),
     }  # fmt: skip
-    seeds = SEVERAL if n == 1000 else (0,)
-    return Experiment(name or f"n{n}_{algorithm}", marginal, CONFIGS["mnist"], settings, seeds, 45.0, trained=False)
+    seeds = SEVERAL if n == 1000 and not how else (0,)
+    return Experiment(f"n{n}_{algorithm}{how}", marginal, CONFIGS["mnist"], settings, seeds, 45.0, trained=False)
 
 
 def _experiments() -> Iterator[Experiment]:
-    figure_3 = {f"n{n}_{algorithm}": of_figure_3(n, algorithm) for n in (1000, 50000) for algorithm in ALL}
     makers = {"mnist": of_mnist, "frey": of_frey}
-    made = [makers[data](d, algorithm) for data, sizes in SIZES.items() for d in sizes for algorithm in BOTH]
-    figure_2 = {experiment.name: experiment for experiment in made}
-    yield from figure_3.values()
-    yield of_figure_3(50000, "aevb", SMALLER_STEP, rate=0.02)
-    yield from figure_2.values()
+    made = [of_figure_3(*run) for run in FIGURE_3.values()]
+    made += [makers[data](d, algorithm) for data, sizes in SIZES.items() for d in sizes for algorithm in BOTH]
+    yield from made
     yield of_mnist(2, "aevb")
     yield of_frey(10, "aevb", "frey_10_aevb_block", **{"data.split": "block"})
     for name, (data, d, algorithm, rate, start) in READINGS.items():
         changes = _adagrad(rate, DECAY[data], initial_accumulator_value=0.01 if start else 0.0)
         changes |= {"train.schedule": {"name": "delayed", "epochs": 10 * DECAY[data]}} if start else {}
+        changes |= OVER_256 if BY_256 in start else {}
         yield makers[data](d, algorithm, name, **changes)
     shorter = {"train.samples": 2_000_000}
     yield of_mnist(20, "aevb", "mnist_20_l5", **shorter, **{"objective.num_samples": 5})
@@ -90,7 +93,7 @@ def _experiments() -> Iterator[Experiment]:
     yield of_mnist(20, "aevb", "few_map", **few, **_adagrad(0.02, 0.1))
     yield of_mnist(20, "full_vb", "few_full_vb", **few, **_adagrad(0.02, 0.0))  # its bound has the prior
     for name in STEPS:
-        found = {**figure_3, **figure_2}[name]
+        found = next(experiment for experiment in made if experiment.name == name)
         yield Experiment(f"search_{name}", search, found.config, found.settings, (0,), minutes=3.0, trained=False)
 
 

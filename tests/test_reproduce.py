@@ -87,6 +87,8 @@ def test_where_the_test_data_are_a_part_both_errors_count():
         (x(claim=True), [0.2, 0.21, 0.19], "holds", ""),
         (x(claim=True, why="because"), [-0.2, -0.21, -0.19], "does not hold", "because"),
         (x(claim=True, why="because"), [-0.2, 0.21, 0.1], "mixed", "because"),
+        (x(claim=True), [-0.2, -0.21, -0.19], "does not hold", "the interval lies below 0"),
+        (x(claim=True), [-0.2, 0.21, 0.1], "mixed", "the interval holds 0"),
         (x(claim=True), [0.2], "mixed", "a single seed has no interval"),
         (x(), [1.0, 2.0], "measured", "no number in the document"),
         (x("11", short="a tenth of the epochs"), [11.0, 11.0], "not replicated", "a tenth of the epochs"),

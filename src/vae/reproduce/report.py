@@ -13,7 +13,7 @@ from PIL import Image
 from vae.files import write_atomically
 from vae.reproduce.document import Document, Figure
 from vae.reproduce.records import COMMITTED, Record, Records, chosen
-from vae.reproduce.table import GOOD, Row, table
+from vae.reproduce.table import Row, table
 from vae.text import markdown_table, plus_minus
 
 
@@ -90,7 +90,7 @@ def _code(line: str) -> str:
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:
     """How many rows have each verdict, the good ones first."""
-    words = [*GOOD, "measured", "mixed", "differs", "does not hold", "not replicated"]
+    words = ["agrees", "holds", "measured", "mixed", "differs", "does not hold", "not replicated"]
     return [f"{word}: {found}" for word in words if (found := sum(row["verdict"] == word for row in rows))]
 
 

@@ -12,7 +12,6 @@ from vae.reproduce.document import Document, Number, Quantity
 from vae.reproduce.records import Record, Records
 
 Row = dict[str, Any]
-GOOD = ("agrees", "holds")
 INFINITE = 1e6  # degrees of freedom of a standard error over the test data
 
 
@@ -97,8 +96,10 @@ def _verdict(quantity: Quantity, ours: float | None, interval: Sequence[float] |
     if quantity.claim:
         if interval is None:
             return "mixed", "a single seed has no interval"
-        verdict = "holds" if interval[0] > 0 else "does not hold" if interval[1] < 0 else "mixed"
-        return verdict, quantity.why if verdict != "holds" else ""
+        if interval[0] > 0:
+            return "holds", ""
+        verdict, found = ("does not hold", "lies below") if interval[1] < 0 else ("mixed", "holds")
+        return verdict, quantity.why or f"the interval {found} 0"
     if quantity.published is None:
         return "measured", "no number in the document"
     decimals = len(quantity.published.partition(".")[2])

@@ -45,8 +45,8 @@ def of_mnist(d: int, algorithm: str, name: str = "", **changes: Any) -> Experime
     step = _adagrad(STEPS.get(f"mnist_20_{algorithm}", 0.02), DECAY["mnist"])
     settings = {"model.latent_dim": d, "train.algorithm": algorithm, **step, **changes}
     measure = with_appendix_d if name == f"mnist_{d}_aevb" and d <= 20 else bounds
-    alone = "train.optimizer" in changes and "train.schedule" not in changes
-    seeds = SEVERAL if not alone and (d in (3, 20) or (d, algorithm) == (200, "aevb")) else (0,)
+    alone = BY_256 in name or ("train.optimizer" in changes and "train.schedule" not in changes)
+    seeds = SEVERAL if d in (3, 20) and not alone else (0,)
     return Experiment(name, measure, CONFIGS["mnist"], settings, seeds, settings.get("train.samples", 1e7) / 5e5)
 
 

@@ -233,7 +233,7 @@ def test_bytes_are_divided_by_256_if_asked(tmp_path):
         assert torch.equal(split.images()[:, 0], torch.from_numpy(GREYS)[split.index] / 256)
     own = vae.data.read_user_split(path, data.shape, data.settings)
     assert torch.equal(own.images()[:, 0], torch.from_numpy(GREYS) / 256)
-    sentence = r"data\.pixels: grey_256 is of bytes on 0\.\.255, which .* has not; use pixels: grey"
+    sentence = r"data\.pixels: grey_256 is of bytes on 0\.\.255, and .* has none; use pixels: grey"
     for name, options in (("digits", {}), ("npz", {"path": npz(tmp_path, x=GREYS / 255)})):
         with pytest.raises(DataError, match=sentence):
             vae.load_data(name, pixels="grey_256", **options)

@@ -249,7 +249,7 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
         raise DataError("data.validation_size: these data have validation data of their own; leave validation_size out")
     whole, test = _as_split(raw.train, settings), _as_split(raw.test, settings)
     if settings.pixels == "grey_256" and (whole.scale == 1 or DATASETS[settings.name].grey_levels != 256):
-        raise DataError(f"data.pixels: grey_256 is of bytes on 0..255, which {settings.name} has not; use pixels: grey")
+        raise DataError(f"data.pixels: grey_256 is of bytes on 0..255, and {settings.name} has none; use pixels: grey")
     if settings.pixels != "grey" and kind_of(whole, test) not in ("binary", "grey"):
         does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
         low, high = _range(whole, test)

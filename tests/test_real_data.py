@@ -33,6 +33,11 @@ def test_images_are_the_published_ones(name, test, train):
     assert data.test.y[:4].tolist() == {"mnist": [7, 2, 1, 0], "fashion_mnist": [9, 2, 1, 1]}[name]
 
 
+def test_digits_over_256_have_a_higher_floor_of_cross_entropy():
+    floors = [entropy(vae.load_data("mnist", pixels=pixels).test) for pixels in ("grey", "grey_256")]
+    assert floors[1] - floors[0] == pytest.approx(1.2963, abs=5e-4)
+
+
 def test_lairds_selection_is_the_last_55000_of_the_file():
     whole = vae.load_data("mnist")
     data = vae.load_data("mnist", train_size=55_000, train_from="end", validation_size=5_000)

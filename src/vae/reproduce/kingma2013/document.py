@@ -214,7 +214,7 @@ def _times(records: Chosen) -> list[list[str]]:
 def _ways(records: Chosen) -> list[list[str]]:
     """log p(x) at the end by three ways."""
     rows = []
-    for name in (f"n{n}_{algorithm}" for n in (1000, 50000) for algorithm in ALL):
+    for name in FIGURE_3:
         for record in records.get(name, ()):
             for split in SPLITS:
                 of, text = record.results["end"][split], [name, str(record.seed), split]

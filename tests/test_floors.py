@@ -41,7 +41,7 @@ BUDGETS = {
     "figures": 747,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_093,
+    "reproduce": 4_090,
     "commands": 1_299,
 }
 

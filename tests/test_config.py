@@ -113,7 +113,9 @@ def test_all_misfits_are_reported_at_once(tmp_path):
     assert f"{path}: train.seed: expected a whole number, not True" in lines
     assert "--set: train.batch_size: must be at least 1, not -5" in lines
     assert any("data.name: 'digitz' is not one of mnist, fashion_mnist" in line for line in lines)
-    assert any("data.pixels: 'gray' is not one of grey, threshold, static, dynamic, levels" in line for line in lines)
+    assert any(
+        "data.pixels: 'gray' is not one of grey, grey_256, threshold, static, dynamic, levels" in line for line in lines
+    )
     assert len(lines) == 7
 
 

@@ -41,7 +41,7 @@ BUDGETS = {
     "figures": 747,
     "explorer": 240,
     "sweep": 550,
-    "reproduce": 4_090,
+    "reproduce": 4_095,
     "commands": 1_299,
 }
 

@@ -32,7 +32,7 @@ BUDGETS = {
     "vae": 2_558,
     "distributions": 1_561,
     "likelihoods": 578,
-    "data": 1_508,
+    "data": 1_507,
     "models": 1_029,
     "objectives": 631,
     "algorithms": 425,

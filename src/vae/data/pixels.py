@@ -24,6 +24,7 @@ PIXELS: dict[str, Callable[[Tensor, Tensor, int, str], Tensor] | None] = {
     "dynamic": _static,
     "levels": None,
 }
+DIVISORS = {"grey_256": 256.0}  # of bytes, where it is not their largest level
 
 
 def expand(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:

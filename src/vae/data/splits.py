@@ -16,7 +16,7 @@ from vae.config import read
 from vae.data import files
 from vae.data.arrays import Doubt, checked, labels_of, outliers
 from vae.data.datasets import DATASETS, Arrays, Raw, read_table, split_arrays
-from vae.data.pixels import PIXELS, expand
+from vae.data.pixels import DIVISORS, PIXELS, expand
 from vae.distributions import SUPPORTS
 from vae.errors import DataError, UsageError, tell
 from vae.schema import Count, Index, OneOf, OptionsOf, names_of
@@ -248,7 +248,7 @@ def _split(raw: Raw, settings: DataSettings) -> Data:
     if held and raw.validation is not None:
         raise DataError("data.validation_size: these data have validation data of their own; leave validation_size out")
     whole, test = _as_split(raw.train, settings), _as_split(raw.test, settings)
-    if settings.pixels == "grey_256" and (whole.scale == 1 or DATASETS[settings.name].grey_levels != 256):
+    if settings.pixels in DIVISORS and (whole.scale == 1 or DATASETS[settings.name].grey_levels != 256):
         raise DataError(f"data.pixels: grey_256 is of bytes on 0..255, and {settings.name} has none; use pixels: grey")
     if settings.pixels != "grey" and kind_of(whole, test) not in ("binary", "grey"):
         does = "keeps grey levels" if settings.pixels == "levels" else "binarizes intensities"
@@ -281,7 +281,7 @@ def _as_split(arrays: Arrays, settings: DataSettings) -> Split:
     y = None if arrays.y is None else torch.from_numpy(np.ascontiguousarray(arrays.y))
     y = y.long() if y is not None and not y.is_floating_point() else y
     index = torch.arange(len(x)) if arrays.places is None else torch.from_numpy(arrays.places)
-    scale = 256.0 if settings.pixels == "grey_256" else DATASETS[settings.name].grey_levels - 1.0
+    scale = DIVISORS.get(settings.pixels, DATASETS[settings.name].grey_levels - 1.0)
     return Split(x, y, index, scale if x.dtype == torch.uint8 else 1.0)
 
 

@@ -28,8 +28,6 @@ def li_data(generator: Any, size: int, as_printed: bool = False) -> tuple[Array,
     """
     x = 80 * generator.standard_normal(size) - 20 if as_printed else 80 * generator.random(size) - 25
     mean, std = (li_law_as_printed if as_printed else li_law)(x)
-    y = mean - std * generator.standard_normal(
-        size
-    )  # the code's standard deviation is negative, which turns the sign of the noise
+    y = mean - std * generator.standard_normal(size)  # the standard deviation is negative in the code
     order = np.argsort(x)
     return x[order], y[order]

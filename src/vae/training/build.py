@@ -51,7 +51,7 @@ def resolve(settings: Settings) -> tuple[Settings, tuple[int, ...], str]:
     """The settings of a VAE with their likelihood, the shape of a datum, and the kind of its values."""
     shape, pixels = DATASETS[settings.data.name].shape, settings.data.pixels
     if shape is not None:
-        kind = "binary" if PIXELS[pixels] else pixels.removesuffix("_256")
+        kind = "binary" if PIXELS[pixels] else "levels" if pixels == "levels" else "grey"
         return with_likelihood(settings, kind, shape), shape, kind
     data = load_data(settings.data)
     return with_likelihood(settings, data.kind, data.shape, data.doubt), data.shape, data.kind

@@ -241,7 +241,7 @@ TABLES = (
 DETAILS = (
     ("MNIST", "grey levels under cross-entropy, as far as the published bounds tell", "likelihood: grey_cross_entropy"),
     ("nothing on the scale of pixels", "k / 256 in the file of MNIST that came with Theano (pylearn2, issue 93)",
-     "k / 255; figures 2 and 3 also with k / 256, mostly .3 to .8 nats lower (faces, not run: 2.2 higher)"),
+     "k / 255; figures 2 and 3 also with k / 256 (faces: not run; it would add 2.2 nats)"),
     ("parameters from N(0, 0.01)", "standard deviation 0.01: so the untrained bounds say", "init: normal"),
     ("minibatches of M = 100", "the counter of the Frey curves advances by 500", "batch_size: 500 (MNIST: 100)"),
     ("nothing on the split of the faces", "random: test values of blocks would be lower",
@@ -266,9 +266,9 @@ FIGURES = (
            draw.draw_figure_2,
            "At the steps of the search, Adagrad's first updates overshoot, and wake-sleep on MNIST ends 3 to 5 nats "
            "below the paper. With Adagrad begun by ten minibatches (step 0.02), both algorithms follow the paper up to "
-           "20 latents, AEVB up to 200; on grey levels over 256 (dotted) too, mostly .3 to .8 nats lower. But one seed "
-           "of wake-sleep overshoots and loses 6 nats, and with 200 latents it loses 8. Not explained: on the faces it "
-           "leaves what ignores z, which the paper's never does.", partial=True),
+           "20 latents, AEVB up to 200; on grey levels over 256 (dotted) too, six of ten .3 to .8 nats lower. But one "
+           "seed of wake-sleep overshoots and loses 6 nats, and with 200 latents it loses 8. Not explained: on the "
+           "faces it leaves what ignores z, which the paper's never does.", partial=True),
     Figure("2 beyond", "Beyond the paper's frame: the test bound on Frey faces falls after 10^8 samples.",
            tuple(f"frey_{d}_aevb" for d in SIZES["frey"]), draw.draw_beyond, partial=True),
     Figure("3", "log p(x), estimated as in appendix D, against training samples evaluated (MCEM: 15 a datum a sweep).",
